@@ -1,0 +1,1 @@
+"""Demos and timings: `python -m benchmarks`, from the checkout."""

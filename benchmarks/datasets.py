@@ -1,0 +1,58 @@
+"""Data for the demos and benchmarks: two small sets bundled here (`data/README.md`), and MNIST from a file of yours."""
+
+from pathlib import Path
+from typing import NamedTuple
+from zipfile import is_zipfile
+
+import numpy as np
+
+_DATA = Path(__file__).parent / "data"
+
+
+def faithful() -> np.ndarray:
+    """Old Faithful: (eruption, waiting) in minutes, float64 [272, 2]."""
+    return np.loadtxt(_DATA / "faithful.csv", delimiter=",", skiprows=1, usecols=(1, 2))
+
+
+def digits() -> tuple[np.ndarray, np.ndarray]:
+    """Handwritten digits of 8 x 8 pixels: images float64 [1797, 64] in 0..16, labels int [1797]."""
+    with np.load(_DATA / "digits.npz", allow_pickle=False) as file:
+        return file["images"].astype(np.float64), file["labels"].astype(int)
+
+
+class Mnist(NamedTuple):
+    """MNIST: images float32 in [0, 1], one row each; labels int 0..9."""
+
+    train: np.ndarray  # [60000, 784]
+    test: np.ndarray  # [10000, 784]
+    train_labels: np.ndarray  # [60000]
+    test_labels: np.ndarray  # [10000]
+
+
+def mnist(path: str | Path) -> Mnist:
+    """MNIST from an npz file with uint8 `x_train` [60000, 28, 28], `y_train` [60000], and `x_test`, `y_test`."""
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"MNIST: no file {path}; expected an npz with x_train, y_train, x_test, y_test")
+    if not is_zipfile(path):
+        raise ValueError(f"MNIST: {path} is not an npz file")
+    shapes = {"x_train": (60000, 28, 28), "y_train": (60000,), "x_test": (10000, 28, 28), "y_test": (10000,)}
+    with np.load(path, allow_pickle=False) as file:
+        arrays = {key: file[key] for key in shapes if key in file}
+    for key, shape in shapes.items():
+        if key not in arrays:
+            raise ValueError(f"MNIST: {path} has no array {key}")
+        got = arrays[key]
+        if got.shape != shape or got.dtype != np.uint8:
+            raise ValueError(f"MNIST: {key} is {got.dtype} {list(got.shape)}, expected uint8 {list(shape)}")
+    return Mnist(
+        train=_unit(arrays["x_train"]),
+        test=_unit(arrays["x_test"]),
+        train_labels=arrays["y_train"].astype(int),
+        test_labels=arrays["y_test"].astype(int),
+    )
+
+
+def _unit(images: np.ndarray) -> np.ndarray:
+    """Rows of pixels in [0, 1], float32 [N, 784]."""
+    return images.reshape(len(images), -1).astype(np.float32) / 255

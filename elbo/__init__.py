@@ -1,0 +1,60 @@
+"""The objective shared by EM, CTC and the VAE, as a transform of a pair of pure functions (log_joint, encoder)."""
+
+from . import linalg
+from .check import check_model
+from .estimators import Automatic, Enumerated, Estimator, Exact, Reparameterized
+from .exact import exact
+from .family import Family, is_family, tapped
+from .model import Model, Params
+from .numerics import LOG_ZERO, PRECISION, is_feasible, safe_log
+from .objective import Decomposition, decompose, elbo, evidence, kl
+from .platform import warn_if_unsound
+from .posteriors import (
+    Bernoulli,
+    Categorical,
+    MultivariateNormal,
+    Normal,
+    Posterior,
+    Structure,
+    StructureError,
+    bernoulli,
+    categorical,
+    gaussian,
+)
+
+__all__ = [
+    "LOG_ZERO",
+    "PRECISION",
+    "Automatic",
+    "Bernoulli",
+    "Categorical",
+    "Decomposition",
+    "Enumerated",
+    "Estimator",
+    "Exact",
+    "Family",
+    "Model",
+    "MultivariateNormal",
+    "Normal",
+    "Params",
+    "Posterior",
+    "Reparameterized",
+    "Structure",
+    "StructureError",
+    "bernoulli",
+    "categorical",
+    "check_model",
+    "decompose",
+    "elbo",
+    "evidence",
+    "exact",
+    "gaussian",
+    "is_family",
+    "is_feasible",
+    "kl",
+    "linalg",
+    "safe_log",
+    "tapped",
+]
+
+warn_if_unsound()

@@ -1,0 +1,140 @@
+"""E_q f(z): exact where the structure of f allows, by enumeration, or from reparameterised samples."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import jax
+import jax.numpy as jnp
+
+from .posteriors import Posterior, StructureError
+from .polynomial import degree
+
+Tree = Any
+_CHOICES = "Exact() (f affine in z, or quadratic and q Gaussian), Enumerated() (q has support()) or Reparameterized(samples)"
+
+
+class Estimator(Protocol):
+    """A way to take an expectation under a posterior."""
+
+    def __call__(self, f: Callable[[Tree], Tree], q: Posterior, key: jax.Array | None) -> Tree:
+        """E_q f(z) for f that returns a pytree of scalars."""
+        ...
+
+
+@dataclass(frozen=True)
+class Exact:
+    """The exact expectation: f(E z) for f affine in z, the posterior's own `expect_quadratic` for f quadratic in z.
+
+    Raises `StructureError` while tracing when f has neither structure.
+
+    >>> import elbo
+    >>> Exact()(lambda z: jnp.sum(z**2), elbo.Normal(jnp.zeros(2), jnp.zeros(2)), None).tolist()
+    2.0
+    """
+
+    def __call__(self, f: Callable[[Tree], Tree], q: Posterior, key: jax.Array | None = None) -> Tree:
+        """E_q f(z)."""
+        return _exact(f, q, _degree(f, q))
+
+
+@dataclass(frozen=True)
+class Enumerated:
+    """Σ_z q(z) f(z) over `q.support()`.
+
+    >>> import elbo
+    >>> q = elbo.Categorical(jnp.log(jnp.array([1.0, 3.0])))
+    >>> Enumerated()(lambda z: jnp.exp(z[1]), q, None).tolist()  # (1 + 3e) / 4
+    2.2887
+    """
+
+    def __call__(self, f: Callable[[Tree], Tree], q: Posterior, key: jax.Array | None = None) -> Tree:
+        """E_q f(z)."""
+        if not hasattr(q, "support"):
+            raise StructureError(f"estimator: Enumerated() needs a posterior with support(), got {type(q).__name__}")
+        values = q.support()
+        weights = jnp.exp(jax.vmap(q.log_prob)(values))
+        return jax.tree.map(lambda v: jnp.sum(jnp.where(weights > 0, weights * v, 0)), jax.vmap(f)(values))
+
+
+@dataclass(frozen=True)
+class Reparameterized:
+    """The mean of f over samples z = g_Ψ(y, η), differentiable in Ψ (Kingma & Welling 2014).
+
+    Args:
+      samples: draws per datum.
+
+    >>> import elbo
+    >>> q = elbo.Normal(jnp.zeros(1), jnp.full(1, -20.0))
+    >>> Reparameterized(4)(lambda z: jnp.cos(z[0]), q, jax.random.key(0)).tolist()
+    1.0
+    """
+
+    samples: int = 1
+
+    def __call__(self, f: Callable[[Tree], Tree], q: Posterior, key: jax.Array | None) -> Tree:
+        """E_q f(z), unbiased."""
+        if key is None:
+            raise ValueError("key: got None, but Reparameterized() draws samples; pass key=jax.random.key(seed)")
+        if not getattr(q, "reparameterized", False):
+            raise StructureError(
+                f"estimator: samples of {type(q).__name__} are not differentiable in its parameters (no attribute "
+                f"`reparameterized = True`), so their gradient would be silently wrong. Choose one of: {_CHOICES}"
+            )
+        if self.samples == 1:
+            return f(q.sample(key))
+        values = jax.vmap(lambda k: f(q.sample(k)))(jax.random.split(key, self.samples))
+        return jax.tree.map(lambda v: jnp.mean(v, axis=0), values)
+
+
+@dataclass(frozen=True)
+class Automatic:
+    """The best of the others that f's structure and the posterior allow: exact, else enumerated, else one sample.
+
+    Raises `StructureError` while tracing when none fits.
+
+    >>> import elbo
+    >>> q = elbo.Categorical(jnp.zeros(2))
+    >>> Automatic()(lambda z: (z[0], jnp.exp(z[0])), q, None)[0].tolist()
+    0.5
+    """
+
+    def __call__(self, f: Callable[[Tree], Tree], q: Posterior, key: jax.Array | None = None) -> Tree:
+        """E_q f(z)."""
+        order = _degree(f, q)
+        if order == 1 or (order == 2 and hasattr(q, "expect_quadratic")):
+            return _exact(f, q, order)
+        if hasattr(q, "support"):
+            return Enumerated()(f, q, key)
+        if getattr(q, "reparameterized", False):
+            return Reparameterized()(f, q, key)
+        raise StructureError(
+            f"log_joint: is neither affine nor quadratic in z, and no estimator fits a {type(q).__name__} posterior by "
+            f"itself. Pass estimator= one of: {_CHOICES}"
+        )
+
+
+def expect_terms(f: Callable[[Tree], tuple], q: Posterior, estimator: Estimator, key: jax.Array | None) -> tuple:
+    """E_q of each term of a tuple-valued f, each by itself; terms that are sampled share their samples."""
+    count = len(jax.eval_shape(f, q.mean()))
+    return tuple(estimator(lambda z, i=i: f(z)[i], q, key) for i in range(count))
+
+
+def _degree(f: Callable[[Tree], Tree], q: Posterior) -> int | None:
+    mean = jax.eval_shape(q.mean)
+    return degree(f, jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), mean))
+
+
+def _exact(f: Callable[[Tree], Tree], q: Posterior, order: int | None) -> Tree:
+    if order == 1:
+        return f(q.mean())
+    if order == 2 and hasattr(q, "expect_quadratic"):
+        # one scalar at a time; the compiler shares what they have in common
+        leaves, treedef = jax.tree.flatten(jax.eval_shape(f, q.mean()))
+        parts = [q.expect_quadratic(lambda z, i=i: jax.tree.leaves(f(z))[i]) for i in range(len(leaves))]
+        return jax.tree.unflatten(treedef, parts)
+    shape = "quadratic" if order == 2 else "neither affine nor quadratic"
+    raise StructureError(
+        f"log_joint: is {shape} in z, so its expectation under a {type(q).__name__} has no closed form and taking it at the "
+        f"mean would be silently wrong. Pass estimator= one of: {_CHOICES}"
+    )

@@ -1,0 +1,63 @@
+"""The exact posterior P_Θ(z|y) as an encoder, derived from log_joint."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+
+from .posteriors import Posterior, Structure
+
+Tree = Any
+
+
+def terms(log_joint: Callable[..., Any], *args: Tree) -> tuple[jax.Array, ...]:
+    """ln P_Θ(z, y) as a tuple of terms, whatever log_joint returned; raises unless each is a floating-point scalar."""
+    out = log_joint(*args)
+    out = tuple(out) if isinstance(out, (tuple, list)) else (out,)
+    for i, term in enumerate(out):
+        if jax.numpy.shape(term) != () or not jax.numpy.issubdtype(jax.numpy.result_type(term), jax.numpy.floating):
+            raise ValueError(
+                f"log_joint: term {i} is {jax.numpy.result_type(term)}{list(jax.numpy.shape(term))} for one datum, expected a "
+                "floating-point scalar. log_joint sees one datum without a batch axis; sum over its own axes"
+            )
+    return out
+
+
+@dataclass(frozen=True)
+class ExactEncoder:
+    """An encoder whose Ψ is shaped like Θ and whose posterior is P_Ψ(z|y) itself; made by `exact`."""
+
+    log_joint: Callable[..., Any]
+    structure: Structure
+
+    def __call__(self, psi: Tree, y: Tree) -> Posterior:
+        """The posterior of one datum under the parameters psi."""
+        return self.structure.posterior(lambda z: sum(terms(self.log_joint, psi, z, y)))
+
+    def e_step(self, theta: Tree, psi: Tree) -> Tree:
+        """The exact E step, argmax over Ψ of L: the copy Ψ ← Θ."""
+        del psi
+        return theta
+
+
+def exact(log_joint: Callable[..., Any], structure: Structure) -> ExactEncoder:
+    """The exact posterior of a log_joint as an encoder.
+
+    For discrete z (an indicator) log_joint must be affine in z: its gradient in z is the log potentials of P(z|y).
+    For Gaussian z it must be quadratic: minus its Hessian is the precision. Both are checked while tracing.
+
+    Args:
+      log_joint: `log_joint(theta, z, y)` for one datum, a scalar or a tuple of scalars.
+      structure: the shape of z: `categorical(K)`, `bernoulli(D)`, `gaussian(D)`.
+
+    Returns:
+      `encoder(psi, y)`, whose `e_step(theta, psi)` is the exact E step.
+
+    >>> import jax.numpy as jnp
+    >>> import elbo
+    >>> encoder = exact(lambda theta, z, y: z @ (theta * y), elbo.categorical(2))
+    >>> encoder(jnp.log(jnp.array([1.0, 3.0])), 1.0).mean().tolist()
+    [0.25, 0.75]
+    """
+    return ExactEncoder(log_joint, structure)

@@ -1,0 +1,75 @@
+"""What a closed-form M step needs of a block of Θ, and the tap through which its statistics are read."""
+
+import dataclasses
+from functools import partial
+from typing import Any, Protocol, TypeVar, runtime_checkable
+
+import jax
+
+Tree = Any
+
+
+@runtime_checkable
+class Family(Protocol):
+    """A block of Θ whose M step is closed form; a pytree (frozen dataclass) with a field `tap`, None unless tapped.
+
+    Its `log_prob(x)` returns `tapped(contract, value, self.tap, residuals)`, that is ln p(x) + ⟨tap, T(x)⟩ to first order.
+    Statistics are additive pytrees. They are relative to the parameters of the family that measured them
+    (whitened residuals, say), and `log_likelihood` and `maximize` of that same family read them.
+    """
+
+    tap: Any
+
+    def zero_statistics(self) -> Tree:
+        """Statistics of no data: a pytree of zeros, shaped like Σ T(x)."""
+        ...
+
+    def maximize(self, statistics: Tree) -> "Family":
+        """The argmax over the family of `log_likelihood(statistics)`; an empty component keeps its parameters."""
+        ...
+
+    def log_likelihood(self, statistics: Tree) -> jax.Array:
+        """Σ ln p(x) of the data behind the statistics, up to terms free of the parameters; linear in them; a scalar."""
+        ...
+
+    def empty(self, statistics: Tree) -> jax.Array:
+        """Which components the statistics hold no data of; bool, the family's batch shape."""
+        ...
+
+
+F = TypeVar("F")
+
+
+def tapped(contract, value: jax.Array, tap: Tree, *residuals: jax.Array) -> jax.Array:
+    """`value`, with ⟨tap, T⟩ added to its derivative only: the forward pass computes nothing for the tap.
+
+    Args:
+      contract: `contract(tap, *residuals)` is ⟨tap, T⟩, linear in tap, shaped like value; a plain function, no closure.
+      value: ln p(x), nats.
+      tap: zeros shaped like the statistics, or None for no tap.
+      residuals: the arrays that T is made of.
+    """
+    return value if tap is None else _tapped(contract, value, tap, residuals)
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(0,))
+def _tapped(contract, value, tap, residuals):
+    del contract, tap, residuals
+    return value
+
+
+@_tapped.defjvp
+def _tapped_jvp(contract, primals, tangents):
+    value, _, residuals = primals
+    dvalue, dtap, _ = tangents
+    return value, dvalue + contract(dtap, *residuals)
+
+
+def with_tap(family: F, tap: Tree) -> F:
+    """The family with its tap set."""
+    return dataclasses.replace(family, tap=tap)  # type: ignore[type-var]
+
+
+def is_family(node: Any) -> bool:
+    """Whether a node of Θ has a closed-form M step."""
+    return not isinstance(node, type) and isinstance(node, Family)

@@ -1,0 +1,52 @@
+"""A model is a pair of pure functions; its parameters are a pair of pytrees."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from .posteriors.protocol import Posterior
+
+Tree = Any
+
+
+class Params(NamedTuple):
+    """Parameters of a model: `theta` of P_Θ(z, y), `psi` of the encoder P_Ψ(z|y). Any pytrees of arrays."""
+
+    theta: Tree
+    psi: Tree
+
+
+def finite(y: Tree) -> jax.Array:
+    """Whether every number of one datum is finite; a bool scalar.
+
+    >>> bool(finite({"x": jnp.array([1.0, jnp.nan]), "length": jnp.array(2)}))
+    False
+    """
+    leaves = [jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(y) if jnp.issubdtype(leaf.dtype, jnp.inexact)]
+    return jnp.all(jnp.stack(leaves)) if leaves else jnp.array(True)
+
+
+class Model(NamedTuple):
+    """A latent-variable model P_Θ(z, y) and an encoder P_Ψ(z|y), each for one datum.
+
+    Attributes:
+      log_joint: `log_joint(theta, z, y)`, ln P_Θ(z, y) in nats: a scalar, or a tuple of scalars whose sum it is. Each term
+        of a tuple gets the best expectation that its own structure allows.
+      encoder: `encoder(psi, y)`, the posterior P_Ψ(z|y) of one datum. `exact(log_joint, structure)` derives it.
+      usable: `usable(y)`, whether a datum can be used (a bool scalar). A datum that cannot is left out and counted in
+        `info.dropped`. The default refuses NaN and infinities.
+
+    >>> import elbo
+    >>> def log_joint(theta, z, y):  # two coins, one is thrown
+    ...     return z @ (jnp.log(0.5) + y * jnp.log(theta) + (1 - y) * jnp.log(1 - theta))
+    >>> model = elbo.Model(log_joint, elbo.exact(log_joint, elbo.categorical(2)))
+    >>> theta = jnp.array([0.5, 0.25])
+    >>> elbo.evidence(model)(elbo.Params(theta, theta), jnp.array([1.0])).tolist()  # ln (0.5 + 0.25) / 2
+    [-0.9808]
+    """
+
+    log_joint: Callable[[Tree, Tree, Tree], Any]
+    encoder: Callable[[Tree, Tree], Posterior]
+    usable: Callable[[Tree], jax.Array] = finite

@@ -1,0 +1,184 @@
+"""The objective L(Ψ, Θ, y) = E_q ln P_Θ(z, y) + H(q), q = P_Ψ(z|y), and what it is made of."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from .estimators import Automatic, Estimator, Exact, expect_terms
+from .exact import ExactEncoder, terms
+from .model import Model, Params
+from .numerics import is_feasible
+from .posteriors import Posterior
+
+Tree = Any
+
+
+class Decomposition(NamedTuple):
+    """L in its two readings, (1) energy + entropy and (2) evidence − kl; each [N], nats.
+
+    Attributes:
+      energy: E_q ln P_Θ(z, y).
+      entropy: H(q).
+      elbo: L = energy + entropy.
+      evidence: ln P_Θ(y).
+      kl: KL(q, P_Θ(z|y)), computed by itself, not as a difference of the others.
+    """
+
+    energy: jax.Array
+    entropy: jax.Array
+    elbo: jax.Array
+    evidence: jax.Array
+    kl: jax.Array
+
+
+def bound(model: Model, params: Params, y: Tree, key: jax.Array | None, estimator: Estimator | None = None) -> jax.Array:
+    """L(Ψ, Θ, y) of one datum, a scalar in nats; what `elbo` vmaps. An impossible datum gives about `LOG_ZERO`."""
+    return sum(_parts(model, params, y, key, estimator or Automatic()))
+
+
+def _parts(model, params, y, key, estimator):
+    q = model.encoder(params.psi, y)
+    energy = expect_terms(lambda z: terms(model.log_joint, params.theta, z, y), q, estimator, key)
+    return sum(energy), q.entropy()
+
+
+def elbo(model: Model, *, estimator: Estimator | None = None, batch_size: int | None = None) -> Callable[..., jax.Array]:
+    """The objective as a jit-compiled function of a batch.
+
+        L(Ψ, Θ, y) = E_{z ~ P_Ψ(z|y)} ln P_Θ(z, y) + H(P_Ψ(z|y)) <= ln P_Θ(y)
+
+    Args:
+      model: the pair (log_joint, encoder).
+      estimator: how to take the expectation; by default the best that each term's structure allows (`Automatic`).
+      batch_size: data evaluated at a time, to bound the memory; all at once by default.
+
+    Returns:
+      `f(params, ys, key=None)` -> L for each datum, [N], nats; −∞ for a datum that the model calls impossible, NaN for one
+      that holds a NaN. ys is a pytree with a leading axis N; the key is needed only by estimators that sample.
+
+    Raises:
+      StructureError, while tracing: no estimator fits; the message names the choices.
+
+    >>> import elbo
+    >>> log_joint = lambda theta, z, y: -0.5 * jnp.sum((y - z) ** 2 + z**2)
+    >>> model = elbo.Model(log_joint, lambda psi, y: elbo.Normal(psi * y, jnp.zeros(2)))
+    >>> elbo.elbo(model)(elbo.Params((), jnp.array(0.5)), jnp.ones((1, 2))).tolist()
+    [0.3379]
+    """
+
+    def one(params, y, key):
+        value = bound(model, params, y, key, estimator)
+        return jnp.where(is_feasible(value) | jnp.isnan(value), value, -jnp.inf)
+
+    return _batched(one, batch_size)
+
+
+def evidence(model: Model, *, batch_size: int | None = None) -> Callable[..., jax.Array]:
+    """ln P_Θ(y) of a model whose encoder is exact, as a jit-compiled function of a batch: L at Ψ = Θ, where KL = 0.
+
+    Returns:
+      `f(params, ys)` -> [N], nats. Only `params.theta` is read. Its gradient in Θ is that of L at the exact posterior
+      (Fisher's identity).
+
+    Raises:
+      TypeError: the encoder was not made by `exact`.
+
+    >>> import elbo
+    >>> log_joint = lambda theta, z, y: z @ (theta + jnp.log(jnp.array([0.5, 0.5])) * y)
+    >>> model = elbo.Model(log_joint, elbo.exact(log_joint, elbo.categorical(2)))
+    >>> elbo.evidence(model)(elbo.Params(jnp.zeros(2), None), jnp.ones(1)).tolist()
+    [0.0]
+    """
+    encoder = _exact_encoder(model.encoder, "model.encoder")
+
+    def one(params, y, key):
+        psi = encoder.e_step(params.theta, params.psi)
+        value = bound(model, Params(params.theta, psi), y, key, Exact())
+        return jnp.where(is_feasible(value) | jnp.isnan(value), value, -jnp.inf)
+
+    return _batched(one, batch_size)
+
+
+def decompose(
+    model: Model, *, estimator: Estimator | None = None, posterior: ExactEncoder | None = None
+) -> Callable[..., Decomposition]:
+    """Energy, entropy, L, ln P_Θ(y) and KL of each datum, so that (1) = (2) can be checked on any exact model.
+
+    Args:
+      model: the pair (log_joint, encoder); the encoder need not be exact.
+      estimator: how to take the energy's expectation.
+      posterior: the exact encoder of the same log_joint; by default the model's own.
+
+    Returns:
+      `f(params, ys, key=None)` -> `Decomposition` of vectors [N], nats.
+
+    >>> import elbo
+    >>> log_joint = lambda theta, z, y: z @ (theta * y)
+    >>> model = elbo.Model(log_joint, elbo.exact(log_joint, elbo.categorical(3)))
+    >>> params = elbo.Params(jnp.array([0.0, 1.0, 2.0]), jnp.array([2.0, 1.0, 0.0]))
+    >>> d = elbo.decompose(model)(params, jnp.ones(1))
+    >>> bool(jnp.allclose(d.elbo, d.evidence - d.kl)), bool(d.kl[0] > 1)
+    (True, True)
+    """
+    truth = _exact_encoder(posterior or model.encoder, "posterior")
+
+    def one(params, y, key):
+        energy, entropy = _parts(model, params, y, key, estimator or Automatic())
+        theta = truth.e_step(params.theta, params.psi)
+        exact_params = Params(theta, theta)
+        log_p = bound(Model(model.log_joint, truth), exact_params, y, None, Exact())
+        gap = kl(model.encoder(params.psi, y), truth(theta, y))
+        return Decomposition(energy, entropy, energy + entropy, log_p, gap)
+
+    return _batched(one, None)
+
+
+def kl(q: Posterior, p: Posterior) -> jax.Array:
+    """KL(q, p) = E_q ln q − E_q ln p of two posteriors over the same z, a scalar in nats, in closed form.
+
+    Raises `StructureError` unless ln p is affine in z, or quadratic with q Gaussian.
+
+    >>> import elbo
+    >>> unit = elbo.Normal(jnp.zeros(2), jnp.zeros(2))
+    >>> kl(elbo.Normal(jnp.ones(2), jnp.zeros(2)), unit).tolist()
+    1.0
+    """
+    return -q.entropy() - Exact()(p.log_prob, q)
+
+
+def _exact_encoder(encoder: Any, name: str) -> ExactEncoder:
+    if not isinstance(encoder, ExactEncoder):
+        raise TypeError(
+            f"{name}: got {encoder!r}, expected an encoder made by elbo.exact(log_joint, structure); ln P(y) is known in closed "
+            "form only there. For other encoders use elbo.elbo, a lower bound"
+        )
+    return encoder
+
+
+def _batched(one: Callable, batch_size: int | None) -> Callable:
+    """`one(params, y, key)` over the leading axis of ys, jit-compiled."""
+
+    @jax.jit
+    def batch(params: Params, ys: Tree, key: jax.Array | None = None):
+        if not isinstance(params, Params):
+            raise TypeError(f"params: got {type(params).__name__}, expected elbo.Params(theta, psi)")
+        size = batch_length(ys)
+        keys = None if key is None else jax.random.split(key, size)
+        if batch_size is None:
+            return jax.vmap(one, (None, 0, 0))(params, ys, keys)
+        return jax.lax.map(lambda args: one(params, *args), (ys, keys), batch_size=batch_size)
+
+    return batch
+
+
+def batch_length(ys: Tree) -> int:
+    """The common length N of the leading axes of ys; raises where they differ, are missing or are zero."""
+    shapes = [jnp.shape(leaf) for leaf in jax.tree.leaves(ys)]
+    lengths = {shape[0] if shape else None for shape in shapes}
+    if len(lengths) != 1 or None in lengths or 0 in lengths:
+        raise ValueError(
+            f"ys: got leaves of shapes {[list(s) for s in shapes]}, expected one common leading axis N >= 1, one entry a datum"
+        )
+    return lengths.pop()

@@ -1,0 +1,85 @@
+"""One-hot latents: one categorical variable, or a group of independent ones."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import ClassVar
+
+import jax
+import jax.numpy as jnp
+
+from ..numerics import LOG_ZERO
+from .derive import affine_potentials
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Categorical:
+    """Independent categorical variables as indicators: P(z) ∝ exp Σ_k z_k logits_k, z one-hot in the last axis.
+
+    Args:
+      logits: unnormalised log probabilities, [K] for one variable, [..., K] for a group. −∞ counts as `LOG_ZERO`.
+
+    >>> q = Categorical(jnp.log(jnp.array([1.0, 3.0])))
+    >>> q.mean().tolist(), q.mode().tolist(), q.log_partition().tolist()
+    ([0.25, 0.75], [0.0, 1.0], 1.3863)
+    """
+
+    logits: jax.Array
+    reparameterized: ClassVar[bool] = False
+
+    def log_partition(self) -> jax.Array:
+        """ln Σ_z exp ⟨logits, z⟩, a scalar."""
+        return jnp.sum(jax.nn.logsumexp(self._logits(), axis=-1))
+
+    def sample(self, key: jax.Array) -> jax.Array:
+        """One indicator, shaped like logits."""
+        return self._one_hot(jax.random.categorical(key, self._logits()))
+
+    def log_prob(self, z: jax.Array) -> jax.Array:
+        """ln P(z), affine in z."""
+        return jnp.sum(z * jax.nn.log_softmax(self._logits()))
+
+    def entropy(self) -> jax.Array:
+        """−Σ p ln p."""
+        log_p = jax.nn.log_softmax(self._logits())
+        return -jnp.sum(jnp.exp(log_p) * log_p)
+
+    def mode(self) -> jax.Array:
+        """The indicator of the largest logits."""
+        return self._one_hot(jnp.argmax(self.logits, axis=-1))
+
+    def mean(self) -> jax.Array:
+        """Probabilities, the gradient of `log_partition`."""
+        return jax.nn.softmax(self._logits())
+
+    def support(self) -> jax.Array:
+        """Every value of z, [K, K]; for one variable only."""
+        if self.logits.ndim != 1:
+            raise ValueError(f"logits: got a group {list(self.logits.shape)}; support() lists the values of one variable [K]")
+        return jnp.eye(self.logits.shape[-1], dtype=self.logits.dtype)
+
+    def _logits(self) -> jax.Array:
+        return jnp.maximum(self.logits, LOG_ZERO)
+
+    def _one_hot(self, index: jax.Array) -> jax.Array:
+        return jax.nn.one_hot(index, self.logits.shape[-1], dtype=self.logits.dtype)
+
+
+@dataclass(frozen=True)
+class categorical:  # noqa: N801 - reads as a function: exact(log_joint, categorical(3))
+    """Structure of one-hot latents of the given shape: `categorical(K)`, or `categorical(G, K)` for G independent ones.
+
+    >>> categorical(4, 3).shape
+    (4, 3)
+    """
+
+    shape: tuple[int, ...]
+
+    def __init__(self, *shape: int):
+        if not shape or any(n < 1 for n in shape):
+            raise ValueError(f"shape: got {shape}, expected positive sizes, the last one the number of values")
+        object.__setattr__(self, "shape", shape)
+
+    def posterior(self, log_joint: Callable[[jax.Array], jax.Array]) -> Categorical:
+        """The exact posterior: its log potentials are the gradient of log_joint. Raises unless log_joint is affine."""
+        return Categorical(affine_potentials(log_joint, self.shape))

@@ -1,0 +1,47 @@
+"""The exact posterior as a derivative of log_joint: potentials of an affine one, moments of a quadratic one."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+
+from ..polynomial import degree
+
+
+class StructureError(ValueError):
+    """A log_joint does not have the structure in z that a closed form needs."""
+
+
+def affine_potentials(log_joint: Callable[[jax.Array], jax.Array], shape: tuple[int, ...]) -> jax.Array:
+    """Gradient in an indicator z [*shape] of an affine log_joint: the log potentials of P(z|y). Raises if not affine."""
+    z = template(log_joint, shape)
+    if degree(log_joint, z) != 1:
+        raise StructureError(
+            "log_joint: is not affine in z, so the gradient in z is not its potentials and the exact posterior would be "
+            "silently wrong. Write z as an indicator that enters linearly (z @ log_probabilities), or use another encoder "
+            "with estimator=Enumerated() or Reparameterized()"
+        )
+    return jax.grad(log_joint)(z)
+
+
+def quadratic_potentials(log_joint: Callable[[jax.Array], jax.Array], size: int) -> tuple[jax.Array, jax.Array]:
+    """Gradient at zero [D] and precision (minus the Hessian) [D, D] of a log_joint quadratic in z [D]; raises if it is not."""
+    z = template(log_joint, (size,))
+    if degree(log_joint, z) is None:
+        raise StructureError(
+            "log_joint: is not quadratic in z, so P(z|y) is not Gaussian. Use an encoder network that returns "
+            "elbo.Normal(loc, log_scale), with vae_step (estimator Reparameterized())"
+        )
+    # forward over reverse from the constant 0: under vmap the Hessian stays unbatched unless it depends on the datum
+    return jax.grad(log_joint)(z), -jax.hessian(log_joint)(z)
+
+
+def template(log_joint: Callable[[jax.Array], jax.Array], shape: tuple[int, ...]) -> jax.Array:
+    """Zeros [*shape] of the dtype that log_joint computes in; raises unless log_joint returns a floating-point scalar."""
+    out = jax.eval_shape(log_joint, jax.ShapeDtypeStruct(shape, jnp.float32))
+    if out.shape != () or not jnp.issubdtype(out.dtype, jnp.floating):
+        raise ValueError(
+            f"log_joint: returned {out.dtype}{list(out.shape)} for one datum, expected a floating-point scalar (or a tuple of "
+            "scalars). log_joint sees one datum without a batch axis; sum over its own axes"
+        )
+    return jnp.zeros(shape, out.dtype)

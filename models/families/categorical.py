@@ -1,0 +1,97 @@
+"""Categorical distributions over V values."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from elbo import PRECISION, safe_log, tapped
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Categorical:
+    """P(x = v) = softmax(logits)_v; x is an integer, or an indicator (or a mean of indicators) [V].
+
+    Statistics: Σ of the indicator of x, [*batch, V].
+
+    Args:
+      logits: [*batch, V], any values; `LOG_ZERO` for probability 0.
+
+    >>> f = Categorical.create(jnp.array([[0.5, 0.5], [0.25, 0.75]]))
+    >>> jnp.exp(f.log_prob(1)).tolist(), jnp.exp(f.log_prob(jnp.array([1.0, 0.0]))).tolist()
+    ([0.5, 0.75], [0.5, 0.25])
+    """
+
+    logits: jax.Array
+    tap: Any = None
+
+    @classmethod
+    def create(cls, probabilities: jax.Array) -> "Categorical":
+        """The family with the given probabilities [*batch, V]."""
+        return cls(safe_log(jnp.asarray(probabilities)))
+
+    @property
+    def batch_shape(self) -> tuple[int, ...]:
+        """Shape of the batch of distributions."""
+        return self.logits.shape[:-1]
+
+    @property
+    def values(self) -> int:
+        """V."""
+        return self.logits.shape[-1]
+
+    def probabilities(self) -> jax.Array:
+        """[*batch, V]."""
+        return jax.nn.softmax(self.logits)
+
+    def log_prob(self, x: jax.Array) -> jax.Array:
+        """ln P(x) of one x (an integer scalar, or an indicator [V]) under each distribution, [*batch], nats.
+
+        An integer outside 0..V-1 is impossible: `LOG_ZERO`.
+        """
+        log_p = jax.nn.log_softmax(self.logits)
+        x = jnp.asarray(x)
+        if jnp.issubdtype(x.dtype, jnp.integer):
+            if x.ndim:
+                raise ValueError(f"x: got integers {list(x.shape)}, expected one integer scalar; use jax.vmap over a batch of data")
+            value = jnp.take(log_p, x, axis=-1, mode="fill", fill_value=safe_log(jnp.zeros(())).item())
+            return tapped(_contract_index, value, self.tap, x)
+        if x.shape != (self.values,):
+            raise ValueError(f"x: got shape {list(x.shape)}, expected an integer scalar or an indicator [{self.values}]")
+        return tapped(_contract, jnp.dot(log_p, x, precision=PRECISION), self.tap, x)
+
+    def sample(self, key: jax.Array) -> jax.Array:
+        """One integer per distribution, [*batch]."""
+        return jax.random.categorical(key, self.logits)
+
+    def zero_statistics(self) -> jax.Array:
+        """Statistics of no data."""
+        return jnp.zeros_like(self.logits)
+
+    def empty(self, statistics: jax.Array) -> jax.Array:
+        """Distributions without data, bool [*batch]."""
+        return jnp.sum(statistics, -1) <= 0
+
+    def log_likelihood(self, statistics: jax.Array) -> jax.Array:
+        """Σ ln P(x) of the data behind the statistics, a scalar in nats."""
+        return jnp.sum(statistics * jax.nn.log_softmax(self.logits))
+
+    def maximize(self, statistics: jax.Array) -> "Categorical":
+        """Relative frequencies."""
+        total = jnp.sum(statistics, -1, keepdims=True)
+        frequencies = statistics / jnp.where(total > 0, total, 1)
+        return Categorical(jnp.where(total > 0, safe_log(frequencies), self.logits))
+
+    def statistics_of(self, reference: "Categorical") -> jax.Array:
+        """E T(x) of one datum x ~ reference: its probabilities."""
+        return jnp.broadcast_to(reference.probabilities(), self.logits.shape)
+
+
+def _contract(tap: jax.Array, x: jax.Array) -> jax.Array:
+    return jnp.dot(tap, x, precision=PRECISION)
+
+
+def _contract_index(tap: jax.Array, x: jax.Array) -> jax.Array:
+    return jnp.take(tap, x, axis=-1, mode="fill", fill_value=0)

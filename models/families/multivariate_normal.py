@@ -1,0 +1,251 @@
+"""Gaussians with a full, tied or spherical covariance, kept as the root of their precision."""
+
+import math
+from dataclasses import dataclass, field
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from elbo import PRECISION, tapped
+from elbo.linalg import cholesky, ldl, matmul, triangular_inverse
+
+from .shapes import check_event, divide, expand
+
+Covariance = Literal["full", "tied", "spherical"]
+
+
+class Statistics(NamedTuple):
+    """Sums over data of functions of the whitened residual u = W (x − mean) of the measuring family.
+
+    Attributes:
+      count: Σ 1, [*batch].
+      first: Σ u, [*batch, D].
+      second: Σ u uᵀ, [*batch, D, D]; tied: summed over the batch, [D, D]; spherical: Σ |u|², [*batch].
+      scale_count: Σ 1 for the covariance, [*batch]; differs from count only where a prior speaks of one of the two.
+    """
+
+    count: jax.Array
+    first: jax.Array
+    second: jax.Array
+    scale_count: jax.Array
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class MultivariateNormal:
+    """x ~ N(mean, Σ), with Σ⁻¹ = Wᵀ W and W lower triangular; every value of the parameters is valid.
+
+    The M step works in the coordinates u = W (x − mean) of the current parameters, never with E[x²] − mean².
+
+    Args:
+      mean: [*batch, D].
+      root: the root W of the precision with the logarithm of its diagonal in place of the diagonal (above it: not read),
+        [*batch, D, D]; tied: one for the whole batch, [D, D]; spherical: ln W_dd alone, [*batch].
+      floor: smallest standard deviation that `maximize` gives x_d given x_1..x_{d-1}, [D] or a scalar, in data units.
+      covariance_type: "full", "tied" or "spherical".
+
+    >>> f = MultivariateNormal.create(jnp.zeros(2), 4 * jnp.eye(2))
+    >>> f.log_prob(jnp.array([2.0, 0.0])).tolist(), f.covariance().tolist()  # -ln 2π - ln 4 - 1/2
+    (-3.7242, [[4.0, 0.0], [0.0, 4.0]])
+    """
+
+    mean: jax.Array
+    root: jax.Array
+    floor: jax.Array
+    covariance_type: Covariance = field(default="full", metadata={"static": True})
+    tap: Any = None
+
+    @classmethod
+    def create(
+        cls, mean: jax.Array, covariance: jax.Array, *, covariance_type: Covariance = "full", floor: jax.Array | float = 0.0
+    ) -> "MultivariateNormal":
+        """The family with the given moments; root is NaN where a covariance is not positive definite.
+
+        Args:
+          mean: [*batch, D].
+          covariance: full [*batch, D, D], tied [D, D], spherical: variances [*batch].
+          covariance_type: "full", "tied" or "spherical".
+          floor: see the class.
+        """
+        mean, covariance = jnp.asarray(mean), jnp.asarray(covariance)
+        batch, size = mean.shape[:-1], mean.shape[-1]
+        shapes = {"full": (*batch, size, size), "tied": (size, size), "spherical": batch}
+        if covariance_type not in shapes:
+            raise ValueError(f"covariance_type: got {covariance_type!r}, expected one of {sorted(shapes)}")
+        if covariance.shape != shapes[covariance_type]:
+            raise ValueError(
+                f"covariance: got {list(covariance.shape)}, expected {list(shapes[covariance_type])} for mean "
+                f"{list(mean.shape)} and covariance_type={covariance_type!r}"
+            )
+        floor = jnp.asarray(floor, mean.dtype)
+        if covariance_type == "spherical":
+            root = -0.5 * jnp.log(jnp.where(covariance > 0, covariance, jnp.nan))
+        else:
+            root = _store(triangular_inverse(cholesky(covariance)))
+        return cls(mean, root, floor, covariance_type)
+
+    @property
+    def event_size(self) -> int:
+        """D."""
+        return self.mean.shape[-1]
+
+    @property
+    def batch_shape(self) -> tuple[int, ...]:
+        """Shape of the batch of components."""
+        return self.mean.shape[:-1]
+
+    def whitener(self) -> jax.Array:
+        """W with Σ⁻¹ = Wᵀ W, [*batch, D, D] (tied: [D, D]), lower triangular."""
+        if self.covariance_type == "spherical":
+            return jnp.exp(self.root)[..., None, None] * jnp.eye(self.event_size, dtype=self.mean.dtype)
+        return _triangle(self.root)
+
+    def covariance(self) -> jax.Array:
+        """Σ, [*batch, D, D] (tied: [D, D])."""
+        inverse = triangular_inverse(self.whitener())
+        return matmul(inverse, jnp.swapaxes(inverse, -1, -2))
+
+    def log_prob(self, x: jax.Array) -> jax.Array:
+        """ln N(x; mean, Σ) of one datum x [D] under each component, [*batch], nats. O(D²) a component."""
+        check_event("x", x, (self.event_size,))
+        u = self._whiten(x)
+        value = self._log_det() - 0.5 * (jnp.sum(u**2, -1) + self.event_size * math.log(2 * math.pi))
+        contract = {"full": _contract_full, "tied": _contract_tied, "spherical": _contract_spherical}[self.covariance_type]
+        return tapped(contract, value, self.tap, u)
+
+    def sample(self, key: jax.Array) -> jax.Array:
+        """One draw per component, [*batch, D]."""
+        eta = jax.random.normal(key, self.mean.shape, self.mean.dtype)
+        return self.mean + matmul(triangular_inverse(self.whitener()), eta[..., None])[..., 0]
+
+    def zero_statistics(self) -> Statistics:
+        """Statistics of no data."""
+        zeros = jnp.zeros(self.batch_shape, self.mean.dtype)
+        return Statistics(zeros, jnp.zeros_like(self.mean), jnp.zeros_like(self.root), zeros)
+
+    def empty(self, statistics: Statistics) -> jax.Array:
+        """Components without data, bool [*batch]."""
+        return statistics.count <= 0
+
+    def log_likelihood(self, statistics: Statistics) -> jax.Array:
+        """Σ ln N(x; mean, Σ) of the data behind the statistics, a scalar in nats."""
+        second = statistics.second
+        squares = jnp.sum(second if self.covariance_type == "spherical" else jnp.trace(second, axis1=-2, axis2=-1))
+        constant = jnp.sum(statistics.scale_count * (self._log_det() - 0.5 * self.event_size * math.log(2 * math.pi)))
+        return constant - 0.5 * squares
+
+    def maximize(self, statistics: Statistics) -> "MultivariateNormal":
+        """Means and covariances of the data, with no conditional standard deviation below the floor. O(D³) a component."""
+        count, first, second, scale_count = statistics
+        empty = self.empty(statistics)
+        shift = divide(first, count[..., None])
+        mean = self.mean + matmul(triangular_inverse(self.whitener()), shift[..., None])[..., 0]
+        spread = matmul(first[..., :, None], shift[..., None, :])
+        if self.covariance_type == "spherical":
+            total = self.event_size * scale_count
+            variance = divide(second - jnp.sum(first * shift, -1), total)
+            least = jnp.maximum(
+                (jnp.exp(self.root) * jnp.max(self.floor)) ** 2, _rounding(variance.dtype) * divide(second, total)
+            )
+            root = self.root - 0.5 * jnp.log(jnp.maximum(variance, least))
+            no_scale = scale_count <= 0
+        else:
+            total = scale_count
+            if self.covariance_type == "tied":
+                spread, total = jnp.sum(spread, tuple(range(len(self.batch_shape)))), jnp.sum(scale_count)
+            covariance = divide(second - spread, total[..., None, None])
+            moment = divide(jnp.diagonal(second, axis1=-2, axis2=-1), total[..., None])
+            root = _update_root(self.root, covariance, self.floor, moment)
+            no_scale = expand(total <= 0, 2)
+        return MultivariateNormal(
+            jnp.where(empty[..., None], self.mean, mean),
+            jnp.where(no_scale, self.root, root),
+            self.floor,
+            self.covariance_type,
+        )
+
+    def statistics_of(self, reference: "MultivariateNormal") -> Statistics:
+        """E T(x) of one datum x ~ reference, in this family's coordinates; what pseudo-data are made of."""
+        whitener = self.whitener()
+        first = matmul(whitener, (reference.mean - self.mean)[..., None])[..., 0]
+        ones = jnp.ones(self.batch_shape, self.mean.dtype)
+        return Statistics(ones, first, self._second(whitener, reference, first), ones)
+
+    def scale_statistics_of(self, reference: "MultivariateNormal") -> Statistics:
+        """The same for a datum of which only the spread around the family's own mean counts."""
+        zeros = jnp.zeros_like(self.mean)
+        ones = jnp.ones(self.batch_shape, self.mean.dtype)
+        return Statistics(zeros[..., 0], zeros, self._second(self.whitener(), reference, zeros), ones)
+
+    def _second(self, whitener, reference, first):
+        factor = matmul(whitener, triangular_inverse(reference.whitener()))
+        second = matmul(factor, jnp.swapaxes(factor, -1, -2)) + first[..., :, None] * first[..., None, :]
+        if self.covariance_type == "spherical":
+            return jnp.trace(second, axis1=-2, axis2=-1)
+        if self.covariance_type == "tied":
+            return jnp.sum(jnp.broadcast_to(second, (*self.batch_shape, *second.shape[-2:])), tuple(range(len(self.batch_shape))))
+        return second
+
+    def _whiten(self, x):
+        if self.covariance_type == "spherical":
+            return (x - self.mean) * jnp.exp(self.root)[..., None]
+        # one matrix product for all components, about a common centre near the data
+        centre = jax.lax.stop_gradient(jnp.mean(self.mean, tuple(range(len(self.batch_shape)))))
+        whitener = self.whitener()
+        offset = matmul(whitener, (centre - self.mean)[..., None])
+        if self.covariance_type == "tied":
+            return jnp.einsum("ij,j->i", whitener, x - centre, precision=PRECISION) + offset[..., 0]
+        affine = jnp.concatenate([whitener, offset], -1)
+        point = jnp.append(x - centre, jnp.ones((), x.dtype))
+        return jax.lax.dot_general(affine, point, (((affine.ndim - 1,), (0,)), ((), ())), precision=PRECISION)
+
+    def _log_det(self):
+        if self.covariance_type == "spherical":
+            return self.event_size * self.root
+        return jnp.trace(self.root, axis1=-2, axis2=-1)
+
+
+def _contract_full(tap: Statistics, u: jax.Array) -> jax.Array:
+    batch = tuple(range(u.ndim - 1))
+    projected = jax.lax.dot_general(tap.second, u, (((u.ndim,), (u.ndim - 1,)), (batch, batch)), precision=PRECISION)
+    return tap.count + tap.scale_count + jnp.sum((projected + tap.first) * u, -1)
+
+
+def _contract_tied(tap: Statistics, u: jax.Array) -> jax.Array:
+    projected = jnp.einsum("ij,...j->...i", tap.second, u, precision=PRECISION)
+    return tap.count + tap.scale_count + jnp.sum((projected + tap.first) * u, -1)
+
+
+def _contract_spherical(tap: Statistics, u: jax.Array) -> jax.Array:
+    return tap.count + tap.scale_count + jnp.sum(tap.first * u, -1) + tap.second * jnp.sum(u**2, -1)
+
+
+def _rounding(dtype) -> float:
+    return 8 * jnp.finfo(dtype).eps
+
+
+def _triangle(root: jax.Array) -> jax.Array:
+    """The lower triangular matrix [..., D, D] whose diagonal is stored as its logarithm."""
+    diagonal = jnp.exp(jnp.diagonal(root, axis1=-2, axis2=-1))
+    return jnp.tril(root, -1) + diagonal[..., None] * jnp.eye(root.shape[-1], dtype=root.dtype)
+
+
+def _store(whitener: jax.Array) -> jax.Array:
+    """A lower triangular matrix [..., D, D] with its diagonal replaced by the logarithm."""
+    log_diagonal = jnp.log(jnp.diagonal(whitener, axis1=-2, axis2=-1))
+    return jnp.tril(whitener, -1) + log_diagonal[..., None] * jnp.eye(whitener.shape[-1], dtype=whitener.dtype)
+
+
+def _update_root(root: jax.Array, covariance: jax.Array, floor: jax.Array, second: jax.Array) -> jax.Array:
+    """Root of the precision of data whose covariance in the coordinates whitened by `root` is `covariance` [..., D, D].
+
+    With unit lower L and pivots d, covariance = L diag(d) Lᵀ and the new root is diag(d)^-½ L⁻¹ W. Pivot d_j over W_jj² is the
+    variance of x_j given the coordinates before it: bounding that by the floor gives the exact maximum under the constraint.
+    Pivots are bounded by the rounding of the second moments [..., D] too.
+    """
+    factor = ldl(covariance)
+    whitener = _triangle(root)
+    least = jnp.maximum((jnp.diagonal(whitener, axis1=-2, axis2=-1) * floor) ** 2, _rounding(root.dtype) * second)
+    scale = jnp.sqrt(jnp.maximum(factor.pivots, least))
+    return _store(matmul(triangular_inverse(factor.lower), whitener) / scale[..., None])
