@@ -1,119 +1,140 @@
-"""How a function depends on its argument, read off its jaxpr while tracing: affine, quadratic, separable, or none of these."""
+"""How a function depends on its argument, read off its jaxpr while tracing: affine, quadratic, separable, or none of it."""
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax.extend.core import Jaxpr
-from jax.interpreters import partial_eval
 
 Tree = Any
 
-# Their derivative is zero, but they are not constant: a function that uses one of them is no polynomial.
-_FLAT = {"floor", "ceil", "round", "sign", "stop_gradient", "nextafter", "clamp", "reduce_precision"}
-_ELEMENTWISE = {"add", "sub", "mul", "div", "neg", "integer_pow", "square", "convert_element_type", "copy", "add_any"}
+# Only these operations keep a polynomial a polynomial. Whatever z reaches through any other one counts as neither
+# affine nor quadratic, so that nothing depends on what a derivative rule says (that of floor is zero).
+_SAME_SHAPE = {"add", "sub", "neg", "add_any", "convert_element_type", "copy", "select_n"}
+_LINEAR = _SAME_SHAPE | {
+    "broadcast_in_dim",
+    "concatenate",
+    "cumsum",
+    "dynamic_slice",
+    "dynamic_update_slice",
+    "expand_dims",
+    "gather",
+    "name",
+    "optimization_barrier",
+    "pad",
+    "reduce_sum",
+    "reshape",
+    "rev",
+    "scatter",
+    "scatter-add",
+    "sharding_constraint",
+    "slice",
+    "split",
+    "squeeze",
+    "transpose",
+}
+_BILINEAR = {"mul", "dot_general", "conv_general_dilated"}
 _CALLS = {"jit", "pjit", "closed_call", "custom_jvp_call", "custom_vjp_call", "checkpoint", "remat", "remat2"}
+
+_HIGH = 3  # the order of anything that is not visibly of order 0, 1 or 2
+_FREE, _LOCAL, _SUM, _MIXED = range(4)
+
+
+class _Form(NamedTuple):
+    """How a value depends on z: its order, and how it couples coordinates.
+
+    _LOCAL: an array of z's shape whose entry i depends on z_i alone; _SUM: every entry is a sum of functions of one
+    coordinate each; _MIXED: anything.
+    """
+
+    order: int
+    coupling: int
+
+
+_CONSTANT, _OTHER = _Form(0, _FREE), _Form(_HIGH, _MIXED)
 
 
 def degree(f: Callable[[Tree], Tree], z: Tree) -> int | None:
-    """Degree of f as a polynomial in z, as far as its structure shows: 1 (affine), 2 (quadratic) or None.
+    """Degree of f as a polynomial in z, as far as its structure shows: 1 (affine or constant), 2 (quadratic) or None.
 
-    f is affine when its tangent does not read z (the jvp, after dead code is eliminated), quadratic when the tangent of
-    the tangent does not. The answer errs towards None only. Costs tracing time, and nothing at run time.
+    The answer errs towards None only. Costs tracing time, and nothing at run time.
 
     Args:
-      f: function of a pytree of floating-point arrays.
+      f: function of a pytree of floating-point arrays; returns a pytree, of which the largest degree counts.
       z: where to trace; only shapes and dtypes are read.
 
     >>> w = jnp.arange(3.0)
-    >>> degree(lambda z: w @ z, w), degree(lambda z: z @ z + w @ z, w), degree(lambda z: jnp.exp(z).sum(), w)
+    >>> degree(lambda z: w @ z, w), degree(lambda z: z @ z + w @ z, w), degree(lambda z: jnp.abs(z).sum(), w)
     (1, 2, None)
     """
-    z = jax.tree.map(jnp.zeros_like, z)
-    jaxpr, used = _live(f, z)
-    if _flat(jaxpr, [True] * sum(used)):
-        return None
-
-    def tangent(z, dz):
-        return jax.jvp(f, (z,), (dz,))[1]
-
-    def second(z, dz, ddz):
-        return jax.jvp(lambda z: tangent(z, dz), (z,), (ddz,))[1]
-
-    if not _reads_first(tangent, z, z):
-        return 1
-    return None if _reads_first(second, z, z, z) else 2
+    order = max((form.order for form in _forms(f, z, None)), default=0)
+    return max(order, 1) if order < _HIGH else None
 
 
 def separable(f: Callable[[jax.Array], jax.Array], z: jax.Array) -> bool:
-    """Whether f is visibly a sum of functions of one coordinate of z each, so that its Hessian is diagonal.
+    """Whether f is visibly a polynomial and a sum of functions of one coordinate of z each: its Hessian is diagonal.
 
-    Errs towards False only: true when the gradient reaches z through elementwise operations on arrays of z's shape.
+    Errs towards False only.
 
     >>> separable(lambda z: -0.5 * jnp.sum(z**2), jnp.ones(3)), separable(lambda z: jnp.sum(z) ** 2, jnp.ones(3))
     (True, False)
     """
-    jaxpr, used = _live(jax.grad(f), z)
-    return all(
-        eqn.primitive.name in _ELEMENTWISE and all(v.aval.shape == z.shape for v in eqn.outvars)
-        for eqn in _dependent(jaxpr, [True] * sum(used))
-    )
+    return all(form.coupling <= _SUM for form in _forms(f, z, jnp.shape(z)))
 
 
-def _reads_first(f: Callable, first: Tree, *rest: Tree) -> bool:
-    """Whether f's outputs read any array of its first argument, once dead code is gone."""
-    return any(_live(f, first, *rest)[1][: len(jax.tree.leaves(first))])
+def _forms(f: Callable, z: Tree, shape: tuple[int, ...] | None) -> list[_Form]:
+    jaxpr = jax.make_jaxpr(f)(z).jaxpr
+    return _walk(jaxpr, [_Form(1, _SUM if shape is None else _LOCAL)] * len(jaxpr.invars), shape)
 
 
-def _flat(jaxpr: Jaxpr, reads: Sequence[bool]) -> bool:
-    """Whether z reaches a value through an operation without a derivative: an integer, a comparison, a rounding."""
-    return any(
-        eqn.primitive.name in _FLAT
-        or not all(jnp.issubdtype(v.aval.dtype, jnp.floating) for v in eqn.outvars if hasattr(v.aval, "dtype"))
-        or any(_flat(body, [True] * len(body.invars)) for body in _bodies(eqn))
-        for eqn in _dependent(jaxpr, reads)
-    )
+def _walk(jaxpr: Any, inputs: Sequence[_Form], shape: tuple[int, ...] | None) -> list[_Form]:
+    """The forms of a jaxpr's outputs, given those of its inputs."""
+    body: Jaxpr = getattr(jaxpr, "jaxpr", jaxpr)
+    env = dict(zip(body.invars, inputs, strict=True))
+
+    def read(v) -> _Form:
+        return _CONSTANT if hasattr(v, "val") else env.get(v, _CONSTANT)
+
+    for eqn in body.eqns:
+        operands = [read(v) for v in eqn.invars]
+        if any(form.order for form in operands):
+            for v, form in zip(eqn.outvars, _apply(eqn, operands, shape), strict=True):
+                env[v] = form if form.order == 0 or jnp.issubdtype(v.aval.dtype, jnp.floating) else _OTHER
+    return [read(v) for v in body.outvars]
 
 
-def _dependent(jaxpr: Jaxpr, reads: Sequence[bool]):
-    """The equations that depend on the inputs marked in reads, in order."""
-    tainted = {v for v, r in zip(jaxpr.invars, reads, strict=True) if r}
-    for eqn in jaxpr.eqns:
-        if any(not hasattr(v, "val") and v in tainted for v in eqn.invars):
-            tainted.update(eqn.outvars)
-            yield eqn
+def _apply(eqn: Any, operands: list[_Form], shape: tuple[int, ...] | None) -> list[_Form]:
+    """The forms of an equation's outputs; at least one operand depends on z."""
+    name, params, count = eqn.primitive.name, eqn.params, len(eqn.outvars)
+    if name in _CALLS:
+        return _walk(params["call_jaxpr"] if "call_jaxpr" in params else params["jaxpr"], operands, shape)
+    if name == "cond":
+        if operands[0].order:
+            return [_OTHER] * count
+        return _join(*(_walk(branch, operands[1:], shape) for branch in params["branches"]))
+    if name == "scan":
+        return _scan(params, operands, shape)
+    if name == "while":
+        return _while(params, operands, shape)
+    return [_arithmetic(eqn, operands, all(v.aval.shape == shape for v in eqn.outvars))] * count
 
 
-def _live(f: Callable, *args: Tree) -> tuple[Jaxpr, list[bool]]:
-    """The jaxpr of f with calls inlined and dead code removed, and which of the arguments' arrays are left in it."""
-    closed = jax.make_jaxpr(f)(*args)
-    inlined = jax.make_jaxpr(lambda *leaves: _inline(closed.jaxpr, closed.consts, leaves))(*jax.tree.leaves(args)).jaxpr
-    return partial_eval.dce_jaxpr(inlined, [True] * len(inlined.outvars))
-
-
-def _inline(jaxpr: Jaxpr, consts: Sequence, args: Sequence) -> list:
-    """Evaluates a jaxpr with calls inlined and x⁰, x¹ simplified (the derivatives of x² are written with them)."""
-    env = dict(zip([*jaxpr.constvars, *jaxpr.invars], [*consts, *args], strict=True))
-    for eqn in jaxpr.eqns:
-        values = [v.val if hasattr(v, "val") else env[v] for v in eqn.invars]
-        name, params = eqn.primitive.name, eqn.params
-        if name == "integer_pow" and params["y"] in (0, 1):
-            out = values if params["y"] else [jnp.ones(values[0].shape, values[0].dtype)]
-        elif name in _CALLS:
-            body = params.get("call_jaxpr", params.get("jaxpr"))
-            out = _inline(getattr(body, "jaxpr", body), getattr(body, "consts", ()), values)
-        else:
-            out = eqn.primitive.bind(*values, **params)
-            out = out if eqn.primitive.multiple_results else [out]
-        env.update(zip(eqn.outvars, out, strict=True))
-    return [v.val if hasattr(v, "val") else env[v] for v in jaxpr.outvars]
-
-
-def _bodies(eqn):
-    """The jaxprs inside an equation (the body of a scan, the branches of a cond)."""
-    for value in eqn.params.values():
-        for item in value if isinstance(value, (tuple, list)) else (value,):
-            item = getattr(item, "jaxpr", item)
-            if hasattr(item, "eqns"):
-                yield item
+def _arithmetic(eqn: Any, operands: list[_Form], same: bool) -> _Form:
+    """The form of the outputs of one arithmetic operation; same: whether they have z's shape."""
+    name = eqn.primitive.name
+    reads = [form for form in operands if form.order]
+    coupling = max(form.coupling for form in reads)
+    scaled = (name in _BILINEAR and len(reads) == 1) or (name == "div" and not operands[1].order)
+    if name in _LINEAR or scaled:
+        local = coupling == _LOCAL and same and (name in _SAME_SHAPE or name in ("mul", "div"))
+        return _Form(max(form.order for form in reads), coupling if local else max(coupling, _SUM))
+    local = coupling == _LOCAL
+    if name in _BILINEAR:
+        order = sum(form.order for form in reads)
+        coupling = _LOCAL if local and name == "mul" else _SUM if local and _inner(eqn) else _MIXED
+        return _Form(min(order, _HIGH), coupling)
+    power = _power(eqn)
+    if power is None or operands[-1].order == 0 != operands[0].order == 0 and name != "pow":
+        return _OTHER
+    return _Form(min(power * operands[0].order, _HIGH), _LOCAL if local else _MIXED)

@@ -9,8 +9,9 @@ from elbo import Model, Params, is_family
 from elbo.estimators import Estimator
 
 from .guard import keep_finite
+from .priors import add_prior, log_prior
 from .rule import Info, Rule
-from .statistics import Statistics, add_prior, count_empty, expected_statistics, log_prior, maximize
+from .statistics import Statistics, count_empty, expected_statistics, maximize
 
 Tree = Any
 

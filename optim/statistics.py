@@ -13,7 +13,8 @@ from elbo.family import with_tap
 from elbo.numerics import is_feasible
 from elbo.objective import batch_length
 
-from .sharing import share
+from .chunks import check_weights, screen, split, sum_over_chunks
+from .priors import add_prior, flatten
 
 Tree = Any
 
@@ -60,24 +61,7 @@ def expected_statistics(
     """
     size = batch_length(ys)
     weights = check_weights(weights, size, params)
-    keys = None if key is None else jax.random.split(key, size)
-    summarize = share(partial(_summarize, model, estimator))
-    if chunk_size is None or chunk_size >= size:
-        return summarize(params, ys, weights, keys)
-    if chunk_size < 1:
-        raise ValueError(f"chunk_size: got {chunk_size}, expected a positive number of data, or None for all at once")
-
-    def chunk(total, start):
-        # the last chunk overlaps the one before it, and counts those data with weight 0: no padded copy of ys
-        begin = jnp.minimum(start, size - chunk_size)
-        part = jax.tree.map(lambda a: jax.lax.dynamic_slice_in_dim(a, begin, chunk_size), (ys, weights, keys))
-        fresh = begin + jnp.arange(chunk_size) >= start
-        summary = summarize(params, part[0], jnp.where(fresh, part[1], 0), part[2])
-        return jax.tree.map(jnp.add, total, summary), None
-
-    zero = jax.eval_shape(summarize, params, ys, weights, keys)
-    zero = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), zero)
-    return jax.lax.scan(chunk, zero, jnp.arange(0, size, chunk_size))[0]
+    return sum_over_chunks(partial(_summarize, model, estimator), params, ys, weights, split(key, size), chunk_size)
 
 
 def maximize(theta: Tree, statistics: Statistics, *, prior: Tree = None) -> Tree:
@@ -99,77 +83,6 @@ def count_empty(theta: Tree, families: Tree) -> jax.Array:
     leaves, treedef = flatten(theta)
     pairs = zip(leaves, treedef.flatten_up_to(families), strict=True)
     return sum((jnp.sum(leaf.empty(s), dtype=jnp.int32) for leaf, s in pairs if is_family(leaf)), jnp.zeros((), jnp.int32))
-
-
-def add_prior(theta: Tree, families: Tree, prior: Tree) -> Tree:
-    """The families' statistics with those of the priors' imaginary data added."""
-    leaves, treedef = flatten(theta)
-    new = [
-        s if p is None else jax.tree.map(jnp.add, s, p.statistics(leaf))
-        for leaf, s, p in zip(leaves, treedef.flatten_up_to(families), match_prior(theta, prior), strict=True)
-    ]
-    return treedef.unflatten(new)
-
-
-def log_prior(theta: Tree, prior: Tree) -> jax.Array | float:
-    """Σ ln prior of the families of theta, nats, up to a constant; 0 without priors."""
-    pairs = zip(flatten(theta)[0], match_prior(theta, prior), strict=True)
-    return sum(p.log_prob(leaf) for leaf, p in pairs if p is not None)
-
-
-def flatten(theta: Tree) -> tuple[list, Any]:
-    """The leaves of theta, where a family is one leaf, and the tree they hang in."""
-    return jax.tree.flatten(theta, is_leaf=is_family)
-
-
-def match_prior(theta: Tree, prior: Tree) -> list:
-    """The prior of each leaf of theta, or None; raises where the trees or the kinds do not match."""
-    leaves, treedef = flatten(theta)
-    if prior is None:
-        return [None] * len(leaves)
-    try:
-        priors = treedef.flatten_up_to(prior)
-    except (ValueError, TypeError) as error:
-        raise ValueError(
-            f"prior: its tree does not match theta's. Expected theta with each family replaced by a prior or None, that is "
-            f"{treedef}; got {jax.tree.structure(prior, is_leaf=lambda p: hasattr(p, 'log_prob'))}"
-        ) from error
-    for leaf, p in zip(leaves, priors, strict=True):
-        if p is not None and not (is_family(leaf) and hasattr(p, "statistics") and hasattr(p, "log_prob")):
-            raise TypeError(
-                f"prior: got {type(p).__name__} for a {type(leaf).__name__}; expected an object with statistics(family) and "
-                "log_prob(family), such as PseudoData, where theta has a family, and None elsewhere"
-            )
-    return priors
-
-
-def screen(model: Model, ys: Tree, weights: jax.Array) -> tuple[Tree, jax.Array, jax.Array]:
-    """Data that cannot be used, or have weight 0, replaced by one that can, with weight 0; and how many could not.
-
-    NaN times weight 0 is NaN: junk must not be looked at, not even with weight 0.
-    """
-    usable = jax.vmap(model.usable)(ys)
-    good = usable & (weights > 0)
-    first = jnp.argmax(good)
-
-    def replace(leaf):
-        stand_in = leaf[first]
-        if jnp.issubdtype(leaf.dtype, jnp.inexact):
-            stand_in = jnp.where(jnp.isfinite(stand_in), stand_in, 0)
-        return jnp.where(good.reshape(-1, *(1,) * (leaf.ndim - 1)), leaf, stand_in)
-
-    return jax.tree.map(replace, ys), jnp.where(good, weights, 0), jnp.sum(~usable & (weights > 0), dtype=jnp.int32)
-
-
-def check_weights(weights: jax.Array | None, size: int, params: Params) -> jax.Array:
-    """Weights [N] in the parameters' floating-point type, 1 by default; raises on another shape."""
-    dtypes = [leaf.dtype for leaf in jax.tree.leaves(params) if jnp.issubdtype(leaf.dtype, jnp.floating)]
-    dtype = jnp.result_type(*dtypes) if dtypes else float
-    if weights is None:
-        return jnp.ones(size, dtype)
-    if jnp.shape(weights) != (size,):
-        raise ValueError(f"weights: got shape {list(jnp.shape(weights))}, expected [{size}], one for each datum of ys")
-    return jnp.asarray(weights, dtype)
 
 
 def _summarize(model, estimator, params, ys, weights, keys) -> Statistics:

@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from elbo import PRECISION, safe_log, tapped
+from elbo import LOG_ZERO, PRECISION, safe_log, tapped
 
 
 @jax.tree_util.register_dataclass
@@ -56,7 +56,8 @@ class Categorical:
         if jnp.issubdtype(x.dtype, jnp.integer):
             if x.ndim:
                 raise ValueError(f"x: got integers {list(x.shape)}, expected one integer scalar; use jax.vmap over a batch of data")
-            value = jnp.take(log_p, x, axis=-1, mode="fill", fill_value=safe_log(jnp.zeros(())).item())
+            x = jnp.where(x < 0, self.values, x)  # a negative index would count from the end
+            value = jnp.take(log_p, x, axis=-1, mode="fill", fill_value=LOG_ZERO)
             return tapped(_contract_index, value, self.tap, x)
         if x.shape != (self.values,):
             raise ValueError(f"x: got shape {list(x.shape)}, expected an integer scalar or an indicator [{self.values}]")

@@ -1,0 +1,103 @@
+"""Variational autoencoders: a standard normal prior, a network from z to y, and a network from y to z."""
+
+from collections.abc import Callable
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+import elbo
+
+from .networks import MLP, functional
+
+Tree = Any
+Apply = Callable[[Tree, jax.Array], jax.Array]
+
+
+class GaussianTheta(NamedTuple):
+    """Parameters of a Gaussian decoder: the network's, and the log standard deviation of the noise, a scalar."""
+
+    network: Tree
+    log_scale: jax.Array
+
+
+class Networks(NamedTuple):
+    """The two networks as pure functions, `apply(params, x)`.
+
+    Attributes:
+      decode: z [Q] to [D]: log odds of the pixels (Bernoulli) or means (Gaussian).
+      encode: y [D] to [2 Q]: the mean and the log standard deviation of z.
+    """
+
+    decode: Apply
+    encode: Apply
+
+
+def model(networks: Networks, likelihood: Literal["bernoulli", "gaussian"] = "bernoulli") -> elbo.Model:
+    """The VAE of Kingma & Welling (2014): ln P(z, y) = ln N(z; 0, I) + ln P(y | decode(z)), q = N(encode(y)).
+
+    The two terms are returned apart, so that the prior's expectation is taken in closed form (the KL) and only the decoder's
+    is sampled.
+
+    Args:
+      networks: the pair of pure functions.
+      likelihood: "bernoulli", y in [0, 1] [D], ln P in nats; "gaussian", y real, one noise scale for all of y, theta is a
+        `GaussianTheta`.
+    """
+    if likelihood not in ("bernoulli", "gaussian"):
+        raise ValueError(f"likelihood: got {likelihood!r}, expected 'bernoulli' or 'gaussian'")
+
+    def log_joint(theta, z, y):
+        prior = elbo.Normal(jnp.zeros_like(z), jnp.zeros_like(z)).log_prob(z)
+        if likelihood == "bernoulli":
+            logits = networks.decode(theta, z)
+            # softplus, not the logarithm of a probability: finite for any logit
+            return prior, jnp.sum(y * logits - jax.nn.softplus(logits))
+        mean = networks.decode(theta.network, z)
+        return prior, elbo.Normal(mean, jnp.broadcast_to(theta.log_scale, mean.shape)).log_prob(y)
+
+    def encoder(psi, y):
+        return elbo.Normal(*jnp.split(networks.encode(psi, y), 2))
+
+    return elbo.Model(log_joint, encoder)
+
+
+def init(
+    key: jax.Array,
+    size: int,
+    latent: int,
+    *,
+    hidden: tuple[int, ...] = (400,),
+    likelihood: Literal["bernoulli", "gaussian"] = "bernoulli",
+    activation: Callable[[jax.Array], jax.Array] = nnx.relu,
+) -> tuple[Networks, elbo.Params]:
+    """Two multilayer perceptrons and their starting parameters.
+
+    Args:
+      key: PRNG key.
+      size: D, of the data.
+      latent: Q, of z.
+      hidden: widths of the hidden layers of the encoder; the decoder's are the same in reverse.
+      likelihood: as in `model`.
+      activation: of the hidden layers.
+
+    >>> networks, params = init(jax.random.key(0), size=4, latent=2, hidden=(8,))
+    >>> elbo.elbo(model(networks))(params, jnp.zeros((3, 4)), jax.random.key(1)).shape
+    (3,)
+    """
+    encoder_key, decoder_key = jax.random.split(key)
+    encode, psi = functional(MLP((size, *hidden, 2 * latent), nnx.Rngs(encoder_key), activation))
+    decode, theta = functional(MLP((latent, *reversed(hidden), size), nnx.Rngs(decoder_key), activation))
+    if likelihood == "gaussian":
+        theta = GaussianTheta(theta, jnp.zeros(()))
+    return Networks(decode, encode), elbo.Params(theta, psi)
+
+
+def sample(
+    key: jax.Array, networks: Networks, theta: Tree, latent: int, count: int
+) -> tuple[jax.Array, jax.Array]:
+    """Draws z [count, Q] from the prior and decodes them: log odds (Bernoulli) or means (Gaussian), [count, D]."""
+    z = jax.random.normal(key, (count, latent))
+    network = theta.network if isinstance(theta, GaussianTheta) else theta
+    return z, jax.vmap(networks.decode, (None, 0))(network, z)

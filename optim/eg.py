@@ -1,0 +1,50 @@
+"""EG, expected gradient: exact E step, gradient M step."""
+
+from typing import Any
+
+import jax
+import optax
+
+from elbo import Model, Params
+from elbo.estimators import Estimator
+
+from .em import exact_e_step
+from .gradient import Ascent, ascend
+from .rule import Rule
+
+Tree = Any
+
+
+def eg_step(
+    model: Model,
+    optimizer: optax.GradientTransformation,
+    *,
+    prior: Tree = None,
+    chunk_size: int | None = None,
+    estimator: Estimator | None = None,
+) -> Rule:
+    """Ψ ← the exact posterior, then one optimiser step in Θ on E_q ln P_Θ(z, y) at that fixed q.
+
+    By Fisher's identity this is a step on ln P_Θ(y): the expectation is exact, nothing is sampled. CTC is of this kind.
+
+    Args:
+      model: with an exact encoder; theta is any pytree of floating-point arrays and families.
+      optimizer: an optax optimiser for theta. Line searches (`optax.lbfgs()`) are given ln P_Θ(y) to evaluate.
+      prior: theta with each family replaced by a prior, or None.
+      chunk_size: data looked at in one go; all by default.
+      estimator: how to take the expectation; `Automatic` by default.
+    """
+    ascent = Ascent(model, optimizer, prior, estimator, chunk_size)
+
+    def init(params: Params) -> Tree:
+        exact_e_step(model, params)
+        return optimizer.init(params.theta)
+
+    def update(key, params, state, ys, *, weights=None):
+        def assemble(theta):
+            return Params(theta, jax.lax.stop_gradient(exact_e_step(model, Params(theta, params.psi))))
+
+        theta, state, info = ascend(ascent, assemble, params.theta, state, ys, weights, key)
+        return Params(theta, exact_e_step(model, Params(theta, params.psi))), state, info
+
+    return Rule(init, update)

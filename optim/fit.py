@@ -1,0 +1,135 @@
+"""The driver for people: a progress bar, a history, callbacks, and a reason for stopping."""
+
+import contextlib
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from elbo import Params
+
+from .rule import Info, Rule
+from .run import Reason, loop
+
+Tree = Any
+
+
+class Fit(NamedTuple):
+    """What a fit returns.
+
+    Attributes:
+      params: the last parameters.
+      state: the rule's state; `fit(..., params, state=state, first=steps)` goes on from here.
+      history: `Info` of every step, NumPy arrays [steps].
+      steps: how many were taken.
+      reason: why it stopped.
+    """
+
+    params: Params
+    state: Tree
+    history: Info
+    steps: int
+    reason: Reason
+
+
+def fit(
+    rule: Rule,
+    params: Params,
+    ys: Tree,
+    *,
+    key: jax.Array | None = None,
+    steps: int = 1000,
+    tolerance: float | None = None,
+    weights: jax.Array | None = None,
+    state: Tree = None,
+    first: int = 0,
+    every: int = 10,
+    progress: bool = True,
+    callback: Callable[[int, Params, Info], Any] | None = None,
+) -> Fit:
+    """Runs a rule, `every` steps at a time in one compiled loop, and shows how it goes.
+
+    The result is that of `run` with the same key, whatever `every` is. Ctrl-C stops it and loses nothing.
+
+    Args:
+      rule: any rule; the program is compiled once for each rule and shape.
+      params: where to start; the caller's arrays stay valid.
+      ys: pytree of data with a leading axis N.
+      key: for rules that sample.
+      steps: at most how many.
+      tolerance: stop when |change of the objective per datum| <= tolerance · max(1, |objective|), in nats; None: never.
+      weights: [N].
+      state, first: of an earlier fit, to go on: its state, and its number of steps.
+      every: steps between two looks at it by the progress bar and the callback.
+      progress: whether to draw a progress bar (needs rich).
+      callback: `callback(step, params, info)` with the `Info` of the last step; return True to stop.
+
+    >>> import jax.numpy as jnp
+    >>> import elbo, optim
+    >>> from models import mixture
+    >>> ys = jnp.array([[0.0], [0.1], [5.0], [5.1]])
+    >>> params = mixture.init(jax.random.key(0), ys, 2)
+    >>> result = optim.fit(optim.em_step(mixture.model(2)), params, ys, tolerance=1e-6, progress=False)
+    >>> result.reason.name, sorted(result.params.theta.components.mean[:, 0].tolist())
+    ('CONVERGED', [0.05, 5.05])
+    """
+    if every < 1 or steps < 0:
+        raise ValueError(f"every, steps: got {every}, {steps}, expected every >= 1 and steps >= 0")
+    params = jax.tree.map(jnp.asarray, params)
+    state = rule.init(params) if state is None else state
+    if callback is None:  # its memory is reused from here on, and Ψ may be the very arrays of Θ
+        params, state = jax.tree.map(jnp.copy, (params, state))
+    block = _block if callback is not None else _reusing_block
+    history: list[Info] = []
+    done, reason, last = 0, Reason.MAX_STEPS, np.nan
+    allowed = -1.0 if tolerance is None else tolerance
+    with _bar(steps, progress) as show:
+        try:
+            while done < steps and reason is Reason.MAX_STEPS:
+                limit = min(every, steps - done)
+                out = block(rule, params, state, ys, key, weights, allowed, first + done, limit, last, size=every)
+                params, state = out.params, out.state
+                taken = int(out.steps)
+                done, reason = done + taken, Reason(int(out.reason))
+                history.append(jax.tree.map(lambda a, n=taken: np.asarray(a)[:n], out.history))
+                info = jax.tree.map(lambda a: a[-1], history[-1])
+                last = info.objective
+                show(done, info)
+                if callback is not None and callback(first + done, params, info) and reason is Reason.MAX_STEPS:
+                    reason = Reason.STOPPED
+        except KeyboardInterrupt:
+            reason = Reason.STOPPED
+    joined = jax.tree.map(lambda *parts: np.concatenate(parts), *history) if history else Info(*[np.zeros(0)] * 6)
+    return Fit(params, state, joined, done, reason)
+
+
+_block = jax.jit(loop, static_argnames=("rule", "size"))
+_reusing_block = jax.jit(loop, static_argnames=("rule", "size"), donate_argnames=("params", "state"))
+
+
+@contextlib.contextmanager
+def _bar(steps: int, progress: bool) -> Iterator[Callable[[int, Info], None]]:
+    """Shows a progress bar on standard error while inside; gives a function to move it."""
+    if not progress:
+        yield lambda step, info: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    text = TextColumn("{task.fields[objective]:.6g} nats a datum{task.fields[trouble]}")
+    columns = (TextColumn("fit"), BarColumn(), MofNCompleteColumn(), text, TimeElapsedColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=False) as bar:
+        task = bar.add_task("fit", total=steps, objective=float("nan"), trouble="")
+
+        def show(step: int, info: Info) -> None:
+            trouble = [
+                f"{int(info.dropped)} data dropped" if info.dropped else "",
+                f"{int(info.empty)} empty components" if info.empty else "",
+                "" if info.finite else "update rejected: not finite",
+            ]
+            said = "".join(f", {t}" for t in trouble if t)
+            bar.update(task, completed=step, objective=float(info.objective), trouble=said)
+
+        yield show

@@ -1,0 +1,114 @@
+"""One ascent step on the objective by an optax optimiser, in any part of the parameters."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from elbo import Model, Params
+from elbo.estimators import Estimator
+from elbo.numerics import is_feasible
+from elbo.objective import batch_length, bound
+
+from .chunks import check_weights, screen, split, sum_over_chunks
+from .guard import choose, keep_finite
+from .priors import log_prior
+from .rule import Info
+
+Tree = Any
+
+
+class Ascent(NamedTuple):
+    """What an ascent step needs besides parameters and data; closed over by the rules.
+
+    Attributes:
+      model: the pair (log_joint, encoder).
+      optimizer: an optax optimiser; it is given the loss −objective, with `value`, `grad` and `value_fn` for line searches.
+      prior: theta with priors in place of families, or None.
+      estimator: how to take the expectation; None for `Automatic`.
+      chunk_size: data looked at in one go; None for all.
+    """
+
+    model: Model
+    optimizer: optax.GradientTransformation
+    prior: Tree
+    estimator: Estimator | None
+    chunk_size: int | None
+
+
+class _Sums(NamedTuple):
+    bound: jax.Array
+    weight: jax.Array
+    dropped: jax.Array
+
+
+def ascend(
+    ascent: Ascent,
+    assemble: Callable[[Tree], Params],
+    moving: Tree,
+    state: Tree,
+    ys: Tree,
+    weights: jax.Array | None,
+    key: jax.Array | None,
+) -> tuple[Tree, Tree, Info]:
+    """Moves `moving`, a part of the parameters, one optimiser step up the objective per datum.
+
+    Args:
+      ascent: see `Ascent`.
+      assemble: `assemble(moving)`, the whole `Params`.
+      moving: the pytree to move.
+      state: the optimiser's state.
+      ys, weights, key: as in `Update`.
+
+    Returns:
+      New moving part and state (the old ones if any number is not finite), and the `Info` of the parameters given.
+    """
+    weights = check_weights(weights, batch_length(ys), assemble(moving))
+    keys = split(key, weights.shape[0])
+
+    def total(moving, ys, weights, keys):
+        ys, weights, unusable = screen(ascent.model, ys, weights)
+        params = assemble(moving)
+        values = jax.vmap(lambda y, k: bound(ascent.model, params, y, k, ascent.estimator))(ys, keys)
+        feasible = is_feasible(values)
+        used = jnp.where(feasible, weights, 0)
+        dropped = unusable + jnp.sum(~feasible & (weights > 0), dtype=jnp.int32)
+        value = jnp.sum(used * jnp.where(feasible, values, 0))
+        return value, _Sums(value, jnp.sum(used), dropped)
+
+    def slope(moving, ys, weights, keys):
+        gradient, sums = jax.grad(total, has_aux=True)(moving, ys, weights, keys)
+        return sums, gradient
+
+    def per_datum(sums):
+        return jnp.where(sums.weight > 0, sums.weight, 1)
+
+    def penalty(moving):
+        return log_prior(assemble(moving).theta, ascent.prior)
+
+    def loss(moving):
+        sums = sum_over_chunks(lambda *args: total(*args)[1], moving, ys, weights, keys, ascent.chunk_size)
+        return -(sums.bound + penalty(moving)) / per_datum(sums)
+
+    sums, gradient = sum_over_chunks(slope, moving, ys, weights, keys, ascent.chunk_size)
+    value = sums.bound
+    if ascent.prior is not None:
+        extra, slope_of_prior = jax.value_and_grad(penalty)(moving)
+        value, gradient = value + extra, jax.tree.map(jnp.add, gradient, slope_of_prior)
+    objective = jnp.where(sums.weight > 0, value / per_datum(sums), jnp.nan)
+    downhill = jax.tree.map(lambda g: -g / per_datum(sums), gradient)
+    optimizer = optax.with_extra_args_support(ascent.optimizer)
+    updates, new_state = optimizer.update(downhill, state, moving, value=-objective, grad=downhill, value_fn=loss)
+    new, finite = keep_finite(optax.apply_updates(moving, updates), moving)
+    info = Info(
+        elbo=jnp.where(sums.weight > 0, sums.bound / per_datum(sums), jnp.nan),
+        objective=objective,
+        feasible=sums.dropped == 0,
+        dropped=sums.dropped,
+        empty=jnp.zeros((), jnp.int32),
+        finite=finite,
+    )
+    return new, choose(finite, new_state, state), info
+

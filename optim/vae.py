@@ -1,0 +1,42 @@
+"""The VAE: gradient E step, gradient M step, both at once."""
+
+from typing import Any
+
+import optax
+
+from elbo import Model, Params
+from elbo.estimators import Estimator
+
+from .gradient import Ascent, ascend
+from .rule import Rule
+
+Tree = Any
+
+
+def vae_step(
+    model: Model,
+    optimizer: optax.GradientTransformation,
+    *,
+    prior: Tree = None,
+    chunk_size: int | None = None,
+    estimator: Estimator | None = None,
+) -> Rule:
+    """One optimiser step in (Ψ, Θ) on L, its gradient exact or sampled as the estimator says (Kingma & Welling 2014).
+
+    Args:
+      model: any; psi and theta are pytrees of floating-point arrays and families.
+      optimizer: an optax optimiser for `Params(theta, psi)`.
+      prior: theta with each family replaced by a prior, or None.
+      chunk_size: data looked at in one go; all by default.
+      estimator: how to take the expectation; by default the best that each term of log_joint allows, `Reparameterized()`
+        for a network in z.
+    """
+    ascent = Ascent(model, optimizer, prior, estimator, chunk_size)
+
+    def init(params: Params) -> Tree:
+        return optimizer.init(params)
+
+    def update(key, params, state, ys, *, weights=None):
+        return ascend(ascent, lambda moving: moving, params, state, ys, weights, key)
+
+    return Rule(init, update)
