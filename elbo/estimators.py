@@ -7,11 +7,13 @@ from typing import Any, Protocol
 import jax
 import jax.numpy as jnp
 
-from .posteriors import Posterior, StructureError
 from .polynomial import degree
+from .posteriors import Posterior, StructureError
 
 Tree = Any
-_CHOICES = "Exact() (f affine in z, or quadratic and q Gaussian), Enumerated() (q has support()) or Reparameterized(samples)"
+_CHOICES = (
+    "Exact() (f affine in z, or quadratic and q Gaussian), Enumerated() (q has support()) or Reparameterized(samples)"
+)
 
 
 class Estimator(Protocol):
@@ -54,7 +56,8 @@ class Enumerated:
             raise StructureError(f"estimator: Enumerated() needs a posterior with support(), got {type(q).__name__}")
         values = q.support()
         weights = jnp.exp(jax.vmap(q.log_prob)(values))
-        return jax.tree.map(lambda v: jnp.sum(jnp.where(weights > 0, weights * v, 0)), jax.vmap(f)(values))
+        # 0 · (−∞) is 0, in the gradient of the weights too
+        return jax.tree.map(lambda v: jnp.sum(weights * jnp.where(weights > 0, v, 0)), jax.vmap(f)(values))
 
 
 @dataclass(frozen=True)
@@ -71,6 +74,10 @@ class Reparameterized:
     """
 
     samples: int = 1
+
+    def __post_init__(self):
+        if self.samples < 1:
+            raise ValueError(f"samples: got {self.samples}, expected at least one draw per datum")
 
     def __call__(self, f: Callable[[Tree], Tree], q: Posterior, key: jax.Array | None) -> Tree:
         """E_q f(z), unbiased."""
@@ -117,12 +124,19 @@ class Automatic:
 def expect_terms(f: Callable[[Tree], tuple], q: Posterior, estimator: Estimator, key: jax.Array | None) -> tuple:
     """E_q of each term of a tuple-valued f, each by itself; terms that are sampled share their samples."""
     count = len(jax.eval_shape(f, q.mean()))
-    return tuple(estimator(lambda z, i=i: f(z)[i], q, key) for i in range(count))
+    return tuple(estimator(_term(f, i), q, key) for i in range(count))
+
+
+def _term(f: Callable[[Tree], tuple], i: int) -> Callable[[Tree], Tree]:
+    return lambda z: f(z)[i]  # a pytree itself where statistics come with the value
+
+
+def _leaf(f: Callable[[Tree], Tree], i: int) -> Callable[[Tree], jax.Array]:
+    return lambda z: jax.tree.leaves(f(z))[i]
 
 
 def _degree(f: Callable[[Tree], Tree], q: Posterior) -> int | None:
-    mean = jax.eval_shape(q.mean)
-    return degree(f, jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), mean))
+    return degree(f, jax.eval_shape(q.mean))
 
 
 def _exact(f: Callable[[Tree], Tree], q: Posterior, order: int | None) -> Tree:
@@ -131,10 +145,10 @@ def _exact(f: Callable[[Tree], Tree], q: Posterior, order: int | None) -> Tree:
     if order == 2 and hasattr(q, "expect_quadratic"):
         # one scalar at a time; the compiler shares what they have in common
         leaves, treedef = jax.tree.flatten(jax.eval_shape(f, q.mean()))
-        parts = [q.expect_quadratic(lambda z, i=i: jax.tree.leaves(f(z))[i]) for i in range(len(leaves))]
+        parts = [q.expect_quadratic(_leaf(f, i)) for i in range(len(leaves))]
         return jax.tree.unflatten(treedef, parts)
     shape = "quadratic" if order == 2 else "neither affine nor quadratic"
     raise StructureError(
-        f"log_joint: is {shape} in z, so its expectation under a {type(q).__name__} has no closed form and taking it at the "
-        f"mean would be silently wrong. Pass estimator= one of: {_CHOICES}"
+        f"log_joint: is {shape} in z, so its expectation under a {type(q).__name__} has no closed form and taking it "
+        f"at the mean would be silently wrong. Pass estimator= one of: {_CHOICES}"
     )

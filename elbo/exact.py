@@ -2,9 +2,12 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import reduce
+from operator import add
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 from .posteriors import Posterior, Structure
 
@@ -15,11 +18,14 @@ def terms(log_joint: Callable[..., Any], *args: Tree) -> tuple[jax.Array, ...]:
     """ln P_Θ(z, y) as a tuple of terms, whatever log_joint returned; raises unless each is a floating-point scalar."""
     out = log_joint(*args)
     out = tuple(out) if isinstance(out, (tuple, list)) else (out,)
+    if not out:
+        raise ValueError("log_joint: returned no term, expected a floating-point scalar or a tuple of at least one")
     for i, term in enumerate(out):
-        if jax.numpy.shape(term) != () or not jax.numpy.issubdtype(jax.numpy.result_type(term), jax.numpy.floating):
+        shape, dtype = jnp.shape(term), jnp.result_type(term)
+        if shape != () or not jnp.issubdtype(dtype, jnp.floating):
             raise ValueError(
-                f"log_joint: term {i} is {jax.numpy.result_type(term)}{list(jax.numpy.shape(term))} for one datum, expected a "
-                "floating-point scalar. log_joint sees one datum without a batch axis; sum over its own axes"
+                f"log_joint: term {i} is {dtype}{list(shape)} for one datum, expected a floating-point scalar. "
+                "log_joint sees one datum without a batch axis; sum over its own axes"
             )
     return out
 
@@ -33,7 +39,7 @@ class ExactEncoder:
 
     def __call__(self, psi: Tree, y: Tree) -> Posterior:
         """The posterior of one datum under the parameters psi."""
-        return self.structure.posterior(lambda z: sum(terms(self.log_joint, psi, z, y)))
+        return self.structure.posterior(lambda z: reduce(add, terms(self.log_joint, psi, z, y)))
 
     def e_step(self, theta: Tree, psi: Tree) -> Tree:
         """The exact E step, argmax over Ψ of L: the copy Ψ ← Θ."""

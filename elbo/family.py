@@ -13,7 +13,7 @@ Tree = Any
 class Family(Protocol):
     """A block of Θ whose M step is closed form; a pytree (frozen dataclass) with a field `tap`, None unless tapped.
 
-    Its `log_prob(x)` returns `tapped(contract, value, self.tap, residuals)`, that is ln p(x) + ⟨tap, T(x)⟩ to first order.
+    Its `log_prob(x)` returns `tapped(contract, value, self.tap, residuals)`: ln p(x) + ⟨tap, T(x)⟩ to first order.
     Statistics are additive pytrees. They are relative to the parameters of the family that measured them
     (whitened residuals, say), and `log_likelihood` and `maximize` of that same family read them.
     """

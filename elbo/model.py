@@ -32,8 +32,8 @@ class Model(NamedTuple):
     """A latent-variable model P_Θ(z, y) and an encoder P_Ψ(z|y), each for one datum.
 
     Attributes:
-      log_joint: `log_joint(theta, z, y)`, ln P_Θ(z, y) in nats: a scalar, or a tuple of scalars whose sum it is. Each term
-        of a tuple gets the best expectation that its own structure allows.
+      log_joint: `log_joint(theta, z, y)`, ln P_Θ(z, y) in nats: a scalar, or a tuple of scalars whose sum it is. Each
+        term of a tuple gets the best expectation that its own structure allows.
       encoder: `encoder(psi, y)`, the posterior P_Ψ(z|y) of one datum. `exact(log_joint, structure)` derives it.
       usable: `usable(y)`, whether a datum can be used (a bool scalar). A datum that cannot is left out and counted in
         `info.dropped`. The default refuses NaN and infinities.

@@ -7,7 +7,7 @@ LOG_ZERO = -1e30
 """Finite stand-in for ln 0, in nats. `0 * LOG_ZERO` is 0, where `0 * -inf` is NaN."""
 
 PRECISION = jax.lax.Precision.HIGHEST
-"""Precision of every contraction that forms a likelihood or a statistic (an accelerator's default is TF32 or bfloat16)."""
+"""Precision of every contraction that forms a likelihood or a statistic (accelerators default to TF32 or bf16)."""
 
 
 def safe_log(p: jax.Array) -> jax.Array:

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from .estimators import Automatic, Estimator, Exact, expect_terms
 from .exact import ExactEncoder, terms
 from .model import Model, Params
-from .numerics import is_feasible
+from .numerics import LOG_ZERO
 from .posteriors import Posterior
 
 Tree = Any
@@ -33,7 +33,9 @@ class Decomposition(NamedTuple):
     kl: jax.Array
 
 
-def bound(model: Model, params: Params, y: Tree, key: jax.Array | None, estimator: Estimator | None = None) -> jax.Array:
+def bound(
+    model: Model, params: Params, y: Tree, key: jax.Array | None, estimator: Estimator | None = None
+) -> jax.Array:
     """L(Ψ, Θ, y) of one datum, a scalar in nats; what `elbo` vmaps. An impossible datum gives about `LOG_ZERO`."""
     return sum(_parts(model, params, y, key, estimator or Automatic()))
 
@@ -44,7 +46,9 @@ def _parts(model, params, y, key, estimator):
     return sum(energy), q.entropy()
 
 
-def elbo(model: Model, *, estimator: Estimator | None = None, batch_size: int | None = None) -> Callable[..., jax.Array]:
+def elbo(
+    model: Model, *, estimator: Estimator | None = None, batch_size: int | None = None
+) -> Callable[..., jax.Array]:
     """The objective as a jit-compiled function of a batch.
 
         L(Ψ, Θ, y) = E_{z ~ P_Ψ(z|y)} ln P_Θ(z, y) + H(P_Ψ(z|y)) <= ln P_Θ(y)
@@ -55,8 +59,8 @@ def elbo(model: Model, *, estimator: Estimator | None = None, batch_size: int | 
       batch_size: data evaluated at a time, to bound the memory; all at once by default.
 
     Returns:
-      `f(params, ys, key=None)` -> L for each datum, [N], nats; −∞ for a datum that the model calls impossible, NaN for one
-      that holds a NaN. ys is a pytree with a leading axis N; the key is needed only by estimators that sample.
+      `f(params, ys, key=None)` -> L for each datum, [N], nats; −∞ for a datum that the model calls impossible, NaN for
+      one that holds a NaN. ys is a pytree with a leading axis N; the key is needed only by estimators that sample.
 
     Raises:
       StructureError, while tracing: no estimator fits; the message names the choices.
@@ -69,8 +73,7 @@ def elbo(model: Model, *, estimator: Estimator | None = None, batch_size: int | 
     """
 
     def one(params, y, key):
-        value = bound(model, params, y, key, estimator)
-        return jnp.where(is_feasible(value) | jnp.isnan(value), value, -jnp.inf)
+        return _reported(bound(model, params, y, key, estimator))
 
     return _batched(one, batch_size)
 
@@ -95,8 +98,7 @@ def evidence(model: Model, *, batch_size: int | None = None) -> Callable[..., ja
 
     def one(params, y, key):
         psi = encoder.e_step(params.theta, params.psi)
-        value = bound(model, Params(params.theta, psi), y, key, Exact())
-        return jnp.where(is_feasible(value) | jnp.isnan(value), value, -jnp.inf)
+        return _reported(bound(model, Params(params.theta, psi), y, key, Exact()))
 
     return _batched(one, batch_size)
 
@@ -148,11 +150,16 @@ def kl(q: Posterior, p: Posterior) -> jax.Array:
     return -q.entropy() - Exact()(p.log_prob, q)
 
 
+def _reported(value: jax.Array) -> jax.Array:
+    """The value of a datum as a person should see it: −∞ where it is impossible, whatever stood in for ln 0."""
+    return jnp.where(value <= 0.1 * LOG_ZERO, -jnp.inf, value)
+
+
 def _exact_encoder(encoder: Any, name: str) -> ExactEncoder:
     if not isinstance(encoder, ExactEncoder):
         raise TypeError(
-            f"{name}: got {encoder!r}, expected an encoder made by elbo.exact(log_joint, structure); ln P(y) is known in closed "
-            "form only there. For other encoders use elbo.elbo, a lower bound"
+            f"{name}: got {encoder!r}, expected an encoder made by elbo.exact(log_joint, structure); ln P(y) is known "
+            "in closed form only there. For other encoders use elbo.elbo, a lower bound"
         )
     return encoder
 
@@ -176,9 +183,10 @@ def _batched(one: Callable, batch_size: int | None) -> Callable:
 def batch_length(ys: Tree) -> int:
     """The common length N of the leading axes of ys; raises where they differ, are missing or are zero."""
     shapes = [jnp.shape(leaf) for leaf in jax.tree.leaves(ys)]
-    lengths = {shape[0] if shape else None for shape in shapes}
-    if len(lengths) != 1 or None in lengths or 0 in lengths:
+    lengths = {shape[0] if shape else 0 for shape in shapes}
+    if len(lengths) != 1 or 0 in lengths:
         raise ValueError(
-            f"ys: got leaves of shapes {[list(s) for s in shapes]}, expected one common leading axis N >= 1, one entry a datum"
+            f"ys: got leaves of shapes {[list(s) for s in shapes]}, expected one common leading axis N >= 1, one datum "
+            "an entry"
         )
     return lengths.pop()

@@ -15,8 +15,9 @@ def warn_if_unsound(version: str = jaxlib.__version__) -> None:
     """
     if version in WRONG_NUMBERS:
         warnings.warn(
-            f"jaxlib {version} silently gives wrong numbers on the CPU (a dot with a constant operand fused into a reduction, "
-            'jax issue 39103). Install another version: pip install "jax>=0.9.2,!=0.10.2" "jaxlib>=0.9.2,!=0.10.2"',
+            f"jaxlib {version} silently gives wrong numbers on the CPU (a dot with a constant operand, fused into a "
+            "reduction; jax issue 39103). Install another version: "
+            'pip install "jax>=0.9.2,!=0.10.2" "jaxlib>=0.9.2,!=0.10.2"',
             RuntimeWarning,
             stacklevel=3,
         )

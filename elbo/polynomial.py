@@ -1,4 +1,4 @@
-"""How a function depends on its argument, read off its jaxpr while tracing: affine, quadratic, separable, or none of it."""
+"""How a function depends on its argument, read off its jaxpr: affine, quadratic, separable, or none of these."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -35,6 +35,7 @@ _LINEAR = _SAME_SHAPE | {
     "transpose",
 }
 _BILINEAR = {"mul", "dot_general", "conv_general_dilated"}
+_SOLVES = {"triangular_solve", "custom_linear_solve"}
 _CALLS = {"jit", "pjit", "closed_call", "custom_jvp_call", "custom_vjp_call", "checkpoint", "remat", "remat2"}
 
 _HIGH = 3  # the order of anything that is not visibly of order 0, 1 or 2
@@ -100,7 +101,8 @@ def _walk(jaxpr: Any, inputs: Sequence[_Form], shape: tuple[int, ...] | None) ->
         operands = [read(v) for v in eqn.invars]
         if any(form.order for form in operands):
             for v, form in zip(eqn.outvars, _apply(eqn, operands, shape), strict=True):
-                env[v] = form if form.order == 0 or jnp.issubdtype(v.aval.dtype, jnp.floating) else _OTHER
+                dtype = getattr(v.aval, "dtype", jnp.int32)
+                env[v] = _OTHER if form.order and not jnp.issubdtype(dtype, jnp.floating) else form
     return [read(v) for v in body.outvars]
 
 
@@ -126,15 +128,76 @@ def _arithmetic(eqn: Any, operands: list[_Form], same: bool) -> _Form:
     reads = [form for form in operands if form.order]
     coupling = max(form.coupling for form in reads)
     scaled = (name in _BILINEAR and len(reads) == 1) or (name == "div" and not operands[1].order)
-    if name in _LINEAR or scaled:
+    solved = name in _SOLVES and not any(form.order for form in operands[: _matrices(eqn)])
+    if name in _LINEAR or scaled or solved:
         local = coupling == _LOCAL and same and (name in _SAME_SHAPE or name in ("mul", "div"))
         return _Form(max(form.order for form in reads), coupling if local else max(coupling, _SUM))
     local = coupling == _LOCAL
     if name in _BILINEAR:
         order = sum(form.order for form in reads)
-        coupling = _LOCAL if local and name == "mul" else _SUM if local and _inner(eqn) else _MIXED
+        coupling = _MIXED
+        if local and name in ("mul", "dot_general"):
+            coupling = _LOCAL if name == "mul" else _SUM if _inner(eqn) else _MIXED
         return _Form(min(order, _HIGH), coupling)
     power = _power(eqn)
-    if power is None or operands[-1].order == 0 != operands[0].order == 0 and name != "pow":
+    if power is None:
         return _OTHER
     return _Form(min(power * operands[0].order, _HIGH), _LOCAL if local else _MIXED)
+
+
+def _matrices(eqn: Any) -> int:
+    """How many leading operands of a linear solve are its matrix."""
+    return 1 if eqn.primitive.name == "triangular_solve" else sum(eqn.params["const_lengths"])
+
+
+def _power(eqn: Any) -> int | None:
+    """The exponent of a power, where it is a constant 0, 1, 2, ..."""
+    name = eqn.primitive.name
+    if name == "square":
+        return 2
+    if name == "integer_pow":
+        exponent = float(eqn.params["y"])
+    else:
+        exponent = float(getattr(eqn.invars[1], "val", -1)) if name == "pow" else -1.0
+    return int(exponent) if exponent >= 0 and exponent.is_integer() else None
+
+
+def _inner(eqn: Any) -> bool:
+    """Whether a dot_general of two arrays of one shape sums the products of corresponding entries."""
+    (left, right), _ = eqn.params["dimension_numbers"]
+    return tuple(left) == tuple(right) == tuple(range(eqn.invars[0].aval.ndim))
+
+
+def _scan(params: dict, operands: list[_Form], shape: tuple[int, ...] | None) -> list[_Form]:
+    constants = operands[: params["num_consts"]]
+    carry = operands[len(constants) : len(constants) + params["num_carry"]]
+    # a slice of a _LOCAL array, and a stack of such slices, have another shape
+    slices = [_weaken(form) for form in operands[len(constants) + len(carry) :]]
+    while True:
+        out = _walk(params["jaxpr"], [*constants, *carry, *slices], shape)
+        joined = _join(carry, out[: len(carry)])
+        if joined == carry:
+            return carry + [_weaken(form) for form in out[len(carry) :]]
+        carry = joined
+
+
+def _while(params: dict, operands: list[_Form], shape: tuple[int, ...] | None) -> list[_Form]:
+    split = params["cond_nconsts"]
+    condition, constants = operands[:split], operands[split : split + params["body_nconsts"]]
+    carry = operands[split + len(constants) :]
+    while True:
+        joined = _join(carry, _walk(params["body_jaxpr"], [*constants, *carry], shape))
+        if joined == carry:
+            break
+        carry = joined
+    stops = _walk(params["cond_jaxpr"], [*condition, *carry], shape)
+    return [_OTHER] * len(carry) if stops[0].order else carry
+
+
+def _join(*alternatives: list[_Form]) -> list[_Form]:
+    """The weakest of several forms, entry by entry."""
+    return [_Form(*map(max, zip(*forms, strict=True))) for forms in zip(*alternatives, strict=True)]
+
+
+def _weaken(form: _Form) -> _Form:
+    return _Form(form.order, max(form.coupling, _SUM)) if form.order else form

@@ -60,7 +60,10 @@ def init(
         family = gaussian(ys, components)
     features = ys if ys.ndim == 2 else jax.nn.one_hot(ys, family.values, dtype=share.dtype)
     # a component starts as its cluster and a little of everything, so that none starts on a single point
-    member = 0.95 * jax.nn.one_hot(kmeans(key, features, components).assignments, components, dtype=share.dtype) + 0.05 / components
+    member = (
+        0.95 * jax.nn.one_hot(kmeans(key, features, components).assignments, components, dtype=share.dtype)
+        + 0.05 / components
+    )
     everything = estimate(family, jnp.broadcast_to(share[:, None], member.shape), ys)
     theta = Theta(
         Categorical.create(jnp.sum(member * share[:, None], 0) / jnp.sum(share)),

@@ -94,9 +94,7 @@ def init(
     return Networks(decode, encode), elbo.Params(theta, psi)
 
 
-def sample(
-    key: jax.Array, networks: Networks, theta: Tree, latent: int, count: int
-) -> tuple[jax.Array, jax.Array]:
+def sample(key: jax.Array, networks: Networks, theta: Tree, latent: int, count: int) -> tuple[jax.Array, jax.Array]:
     """Draws z [count, Q] from the prior and decodes them: log odds (Bernoulli) or means (Gaussian), [count, D]."""
     z = jax.random.normal(key, (count, latent))
     network = theta.network if isinstance(theta, GaussianTheta) else theta

@@ -17,7 +17,7 @@ Tree = Any
 
 
 def em_step(
-    model: Model, *, prior: Tree = None, chunk_size: int | None = 2048, estimator: Estimator | None = None, keep: bool = False
+    model: Model, *, prior: Tree = None, chunk_size: int | None = 1024, estimator: Estimator | None = None, keep: bool = False
 ) -> Rule:
     """EM (Dempster, Laird & Rubin 1977) as a rule: Ψ ← argmax L, the exact posterior, then Θ ← argmax L in closed form.
 
@@ -26,7 +26,8 @@ def em_step(
     Args:
       model: with an exact encoder, and families as the leaves of theta.
       prior: theta with each family replaced by a prior, such as `PseudoData`, or None (MAP-EM).
-      chunk_size: data looked at in one go, see `expected_statistics`.
+      chunk_size: data looked at in one go, see `expected_statistics`. On a CPU the step is fastest where the largest array of a
+        chunk is about 2 MB: 256 data for 32 components in 64 dimensions, 2048 for 16 in 16.
       estimator: how to take the expectation; `Automatic` by default.
       keep: what to do with leaves of theta that are not in a family and so have no closed form: raise, or keep them.
     """

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
+import numpy as np
 from jax.extend.core import Jaxpr
 
 _CALLS = {"jit", "pjit", "closed_call"}
@@ -38,7 +39,11 @@ def _evaluate(jaxpr: Jaxpr, consts: Sequence, args: Sequence, known: dict) -> li
         return atom.val if hasattr(atom, "val") else env[atom]
 
     def name(atom):
-        return ("literal", str(atom.aval), str(atom.val)) if hasattr(atom, "val") else id(env[atom])
+        value = read(atom)
+        opaque = isinstance(value, jax.core.Tracer) or jax.dtypes.issubdtype(jax.typeof(value).dtype, jax.dtypes.extended)
+        if opaque or np.size(value) > 1:
+            return id(value)
+        return str(jax.typeof(value)), np.asarray(value).tobytes()  # a constant is its value, wherever it was made
 
     for eqn in jaxpr.eqns:
         values = [read(v) for v in eqn.invars]

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from ..numerics import LOG_ZERO
-from .derive import affine_potentials
+from .derive import StructureError, affine_potentials
 
 
 @jax.tree_util.register_dataclass
@@ -56,7 +56,9 @@ class Bernoulli:
         """Every value of z, [2^D, D], for a vector of at most 16 bits."""
         bits = self.logits.size
         if self.logits.ndim != 1 or bits > 16:
-            raise ValueError(f"logits: got {list(self.logits.shape)}; support() lists the values of a vector of at most 16 bits")
+            raise StructureError(
+                f"logits: got {list(self.logits.shape)}; support() lists the values of a vector of at most 16 bits"
+            )
         return ((jnp.arange(2**bits)[:, None] >> jnp.arange(bits)) & 1).astype(self.logits.dtype)
 
     def _logits(self) -> jax.Array:

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from ..numerics import LOG_ZERO
-from .derive import affine_potentials
+from .derive import StructureError, affine_potentials
 
 
 @jax.tree_util.register_dataclass
@@ -55,7 +55,9 @@ class Categorical:
     def support(self) -> jax.Array:
         """Every value of z, [K, K]; for one variable only."""
         if self.logits.ndim != 1:
-            raise ValueError(f"logits: got a group {list(self.logits.shape)}; support() lists the values of one variable [K]")
+            raise StructureError(
+                f"logits: got a group {list(self.logits.shape)}; support() lists the values of one variable [K]"
+            )
         return jnp.eye(self.logits.shape[-1], dtype=self.logits.dtype)
 
     def _logits(self) -> jax.Array:

@@ -13,19 +13,19 @@ class StructureError(ValueError):
 
 
 def affine_potentials(log_joint: Callable[[jax.Array], jax.Array], shape: tuple[int, ...]) -> jax.Array:
-    """Gradient in an indicator z [*shape] of an affine log_joint: the log potentials of P(z|y). Raises if not affine."""
+    """Log potentials of P(z|y), z an indicator [*shape]: the gradient of an affine log_joint. Raises if it is not."""
     z = template(log_joint, shape)
     if degree(log_joint, z) != 1:
         raise StructureError(
-            "log_joint: is not affine in z, so the gradient in z is not its potentials and the exact posterior would be "
-            "silently wrong. Write z as an indicator that enters linearly (z @ log_probabilities), or use another encoder "
-            "with estimator=Enumerated() or Reparameterized()"
+            "log_joint: is not affine in z, so the gradient in z is not its potentials and the exact posterior would "
+            "be silently wrong. Write z as an indicator that enters linearly (z @ log_probabilities), or use another "
+            "encoder with estimator=Enumerated() or Reparameterized()"
         )
     return jax.grad(log_joint)(z)
 
 
 def quadratic_potentials(log_joint: Callable[[jax.Array], jax.Array], size: int) -> tuple[jax.Array, jax.Array]:
-    """Gradient at zero [D] and precision (minus the Hessian) [D, D] of a log_joint quadratic in z [D]; raises if it is not."""
+    """Gradient at zero [D] and precision, minus the Hessian [D, D], of a quadratic log_joint. Raises if it is not."""
     z = template(log_joint, (size,))
     if degree(log_joint, z) is None:
         raise StructureError(
@@ -37,11 +37,11 @@ def quadratic_potentials(log_joint: Callable[[jax.Array], jax.Array], size: int)
 
 
 def template(log_joint: Callable[[jax.Array], jax.Array], shape: tuple[int, ...]) -> jax.Array:
-    """Zeros [*shape] of the dtype that log_joint computes in; raises unless log_joint returns a floating-point scalar."""
+    """Zeros [*shape] of the dtype that log_joint computes in. Raises unless that is one floating-point scalar."""
     out = jax.eval_shape(log_joint, jax.ShapeDtypeStruct(shape, jnp.float32))
     if out.shape != () or not jnp.issubdtype(out.dtype, jnp.floating):
         raise ValueError(
-            f"log_joint: returned {out.dtype}{list(out.shape)} for one datum, expected a floating-point scalar (or a tuple of "
-            "scalars). log_joint sees one datum without a batch axis; sum over its own axes"
+            f"log_joint: returned {out.dtype}{list(out.shape)} for one datum, expected a floating-point scalar (or a "
+            "tuple of scalars). log_joint sees one datum without a batch axis; sum over its own axes"
         )
     return jnp.zeros(shape, out.dtype)

@@ -57,7 +57,7 @@ class MultivariateNormal:
         return self.loc
 
     def expect_quadratic(self, f: Callable[[jax.Array], jax.Array]) -> jax.Array:
-        """E f(z) = f(loc) + ½ tr H Σ, exactly, of a scalar f quadratic in z with Hessian H; D Hessian-vector products."""
+        """E f(z) = f(loc) + ½ tr H Σ, exactly, of a scalar f quadratic in z with Hessian H. D products with H."""
         hessian = jax.hessian(f)(jnp.zeros_like(self.loc))
         return f(self.loc) + 0.5 * jnp.sum(hessian * self.covariance())
 
@@ -76,7 +76,7 @@ class gaussian:  # noqa: N801 - reads as a function: exact(log_joint, gaussian(2
     size: int
 
     def posterior(self, log_joint: Callable[[jax.Array], jax.Array]) -> MultivariateNormal:
-        """The exact posterior, with precision −Hessian. Raises unless log_joint is quadratic; NaN unless it is concave."""
+        """The exact posterior, with precision −Hessian. Raises unless log_joint is quadratic; NaN if not concave."""
         gradient, precision = quadratic_potentials(log_joint, self.size)
         # precision = U Uᵀ with U upper triangular, so that U⁻ᵀ is the lower factor of the covariance
         upper = cholesky(precision[::-1, ::-1])[::-1, ::-1]

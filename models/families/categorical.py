@@ -55,12 +55,16 @@ class Categorical:
         x = jnp.asarray(x)
         if jnp.issubdtype(x.dtype, jnp.integer):
             if x.ndim:
-                raise ValueError(f"x: got integers {list(x.shape)}, expected one integer scalar; use jax.vmap over a batch of data")
+                raise ValueError(
+                    f"x: got integers {list(x.shape)}, expected one integer scalar; use jax.vmap over a batch of data"
+                )
             x = jnp.where(x < 0, self.values, x)  # a negative index would count from the end
             value = jnp.take(log_p, x, axis=-1, mode="fill", fill_value=LOG_ZERO)
             return tapped(_contract_index, value, self.tap, x)
         if x.shape != (self.values,):
-            raise ValueError(f"x: got shape {list(x.shape)}, expected an integer scalar or an indicator [{self.values}]")
+            raise ValueError(
+                f"x: got shape {list(x.shape)}, expected an integer scalar or an indicator [{self.values}]"
+            )
         return tapped(_contract, jnp.dot(log_p, x, precision=PRECISION), self.tap, x)
 
     def sample(self, key: jax.Array) -> jax.Array:

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from elbo import PRECISION, tapped
 from elbo.linalg import cholesky, ldl, matmul, triangular_inverse
 
-from .shapes import check_event, divide, expand
+from .shapes import bound_variance, check_event, divide, expand, floating, update_log_scale
 
 Covariance = Literal["full", "tied", "spherical"]
 
@@ -25,7 +25,7 @@ class Statistics(NamedTuple):
       scale_count: Σ 1 for the covariance, [*batch]; differs from count only where a prior speaks of one of the two.
     """
 
-    count: jax.Array
+    count: jax.Array  # type: ignore[assignment]  # hides tuple.count
     first: jax.Array
     second: jax.Array
     scale_count: jax.Array
@@ -40,8 +40,8 @@ class MultivariateNormal:
 
     Args:
       mean: [*batch, D].
-      root: the root W of the precision with the logarithm of its diagonal in place of the diagonal (above it: not read),
-        [*batch, D, D]; tied: one for the whole batch, [D, D]; spherical: ln W_dd alone, [*batch].
+      root: the root W of the precision with the logarithm of its diagonal in place of the diagonal (what is above it is
+        not read), [*batch, D, D]; tied: one for the whole batch, [D, D]; spherical: ln W_dd alone, [*batch].
       floor: smallest standard deviation that `maximize` gives x_d given x_1..x_{d-1}, [D] or a scalar, in data units.
       covariance_type: "full", "tied" or "spherical".
 
@@ -58,7 +58,12 @@ class MultivariateNormal:
 
     @classmethod
     def create(
-        cls, mean: jax.Array, covariance: jax.Array, *, covariance_type: Covariance = "full", floor: jax.Array | float = 0.0
+        cls,
+        mean: jax.Array,
+        covariance: jax.Array,
+        *,
+        covariance_type: Covariance = "full",
+        floor: jax.Array | float = 0.0,
     ) -> "MultivariateNormal":
         """The family with the given moments; root is NaN where a covariance is not positive definite.
 
@@ -68,7 +73,7 @@ class MultivariateNormal:
           covariance_type: "full", "tied" or "spherical".
           floor: see the class.
         """
-        mean, covariance = jnp.asarray(mean), jnp.asarray(covariance)
+        mean, covariance = floating("mean", mean, 1), floating("covariance", covariance, 0)
         batch, size = mean.shape[:-1], mean.shape[-1]
         shapes = {"full": (*batch, size, size), "tied": (size, size), "spherical": batch}
         if covariance_type not in shapes:
@@ -111,8 +116,8 @@ class MultivariateNormal:
         check_event("x", x, (self.event_size,))
         u = self._whiten(x)
         value = self._log_det() - 0.5 * (jnp.sum(u**2, -1) + self.event_size * math.log(2 * math.pi))
-        contract = {"full": _contract_full, "tied": _contract_tied, "spherical": _contract_spherical}[self.covariance_type]
-        return tapped(contract, value, self.tap, u)
+        contracts = {"full": _contract_full, "tied": _contract_tied, "spherical": _contract_spherical}
+        return tapped(contracts[self.covariance_type], value, self.tap, u)
 
     def sample(self, key: jax.Array) -> jax.Array:
         """One draw per component, [*batch, D]."""
@@ -136,7 +141,7 @@ class MultivariateNormal:
         return constant - 0.5 * squares
 
     def maximize(self, statistics: Statistics) -> "MultivariateNormal":
-        """Means and covariances of the data, with no conditional standard deviation below the floor. O(D³) a component."""
+        """Means and covariances of the data, no conditional standard deviation below the floor. O(D³) a component."""
         count, first, second, scale_count = statistics
         empty = self.empty(statistics)
         shift = divide(first, count[..., None])
@@ -144,11 +149,8 @@ class MultivariateNormal:
         spread = matmul(first[..., :, None], shift[..., None, :])
         if self.covariance_type == "spherical":
             total = self.event_size * scale_count
-            variance = divide(second - jnp.sum(first * shift, -1), total)
-            least = jnp.maximum(
-                (jnp.exp(self.root) * jnp.max(self.floor)) ** 2, _rounding(variance.dtype) * divide(second, total)
-            )
-            root = self.root - 0.5 * jnp.log(jnp.maximum(variance, least))
+            residual = second - jnp.sum(first * shift, -1)
+            root = -update_log_scale(-self.root, residual, second, total, jnp.max(self.floor))
             no_scale = scale_count <= 0
         else:
             total = scale_count
@@ -184,7 +186,8 @@ class MultivariateNormal:
         if self.covariance_type == "spherical":
             return jnp.trace(second, axis1=-2, axis2=-1)
         if self.covariance_type == "tied":
-            return jnp.sum(jnp.broadcast_to(second, (*self.batch_shape, *second.shape[-2:])), tuple(range(len(self.batch_shape))))
+            second = jnp.broadcast_to(second, (*self.batch_shape, *second.shape[-2:]))
+            return jnp.sum(second, tuple(range(len(self.batch_shape))))
         return second
 
     def _whiten(self, x):
@@ -208,8 +211,11 @@ class MultivariateNormal:
 
 def _contract_full(tap: Statistics, u: jax.Array) -> jax.Array:
     batch = tuple(range(u.ndim - 1))
+    # dot_general, and no sum with an array that is not batched: under vmap the data stay the last axis, as the products
+    # want it
     projected = jax.lax.dot_general(tap.second, u, (((u.ndim,), (u.ndim - 1,)), (batch, batch)), precision=PRECISION)
-    return tap.count + tap.scale_count + jnp.sum((projected + tap.first) * u, -1)
+    linear = jax.lax.dot_general(tap.first, u, (((u.ndim - 1,), (u.ndim - 1,)), (batch, batch)), precision=PRECISION)
+    return tap.count + tap.scale_count + linear + jnp.sum(projected * u, -1)
 
 
 def _contract_tied(tap: Statistics, u: jax.Array) -> jax.Array:
@@ -219,10 +225,6 @@ def _contract_tied(tap: Statistics, u: jax.Array) -> jax.Array:
 
 def _contract_spherical(tap: Statistics, u: jax.Array) -> jax.Array:
     return tap.count + tap.scale_count + jnp.sum(tap.first * u, -1) + tap.second * jnp.sum(u**2, -1)
-
-
-def _rounding(dtype) -> float:
-    return 8 * jnp.finfo(dtype).eps
 
 
 def _triangle(root: jax.Array) -> jax.Array:
@@ -240,12 +242,11 @@ def _store(whitener: jax.Array) -> jax.Array:
 def _update_root(root: jax.Array, covariance: jax.Array, floor: jax.Array, second: jax.Array) -> jax.Array:
     """Root of the precision of data whose covariance in the coordinates whitened by `root` is `covariance` [..., D, D].
 
-    With unit lower L and pivots d, covariance = L diag(d) Lᵀ and the new root is diag(d)^-½ L⁻¹ W. Pivot d_j over W_jj² is the
-    variance of x_j given the coordinates before it: bounding that by the floor gives the exact maximum under the constraint.
-    Pivots are bounded by the rounding of the second moments [..., D] too.
+    With unit lower L and pivots d, covariance = L diag(d) Lᵀ and the new root is diag(d)^-½ L⁻¹ W. Pivot d_j over W_jj²
+    is the variance of x_j given the coordinates before it: bounding that by the floor gives the exact maximum under the
+    constraint. `second` are the second moments [..., D] whose rounding the pivots carry.
     """
     factor = ldl(covariance)
     whitener = _triangle(root)
-    least = jnp.maximum((jnp.diagonal(whitener, axis1=-2, axis2=-1) * floor) ** 2, _rounding(root.dtype) * second)
-    scale = jnp.sqrt(jnp.maximum(factor.pivots, least))
+    scale = jnp.sqrt(bound_variance(factor.pivots, jnp.diagonal(whitener, axis1=-2, axis2=-1) * floor, second))
     return _store(matmul(triangular_inverse(factor.lower), whitener) / scale[..., None])

@@ -1,4 +1,4 @@
-"""Shape checks and divisions that all families share."""
+"""Shape checks, divisions and bounds that all families share."""
 
 import jax
 import jax.numpy as jnp
@@ -8,11 +8,29 @@ def check_event(name: str, x: jax.Array, shape: tuple[int, ...]) -> None:
     """Raises unless x is one floating-point datum of the given shape."""
     if jnp.shape(x) != shape:
         raise ValueError(
-            f"{name}: got shape {list(jnp.shape(x))}, expected {list(shape)}: one datum. Use jax.vmap over a batch of data, and "
-            "x[..., None] for scalar data"
+            f"{name}: got shape {list(jnp.shape(x))}, expected {list(shape)}: one datum. Use jax.vmap over a batch of "
+            "data, and x[..., None] for scalar data"
         )
     if not jnp.issubdtype(jnp.result_type(x), jnp.floating):
-        raise ValueError(f"{name}: got {jnp.result_type(x)}, expected floating point; convert with jnp.asarray(x, float)")
+        raise ValueError(
+            f"{name}: got {jnp.result_type(x)}, expected floating point; convert with jnp.asarray(x, float)"
+        )
+
+
+def floating(name: str, a: jax.Array, axes: int) -> jax.Array:
+    """The array a; raises unless it is floating point with at least `axes` axes."""
+    a = jnp.asarray(a)
+    if a.ndim < axes or not jnp.issubdtype(a.dtype, jnp.floating):
+        raise ValueError(f"{name}: got {a.dtype}{list(a.shape)}, expected floating point with at least {axes} axes")
+    return a
+
+
+def check_shape(name: str, a: jax.Array, *shapes: tuple[int, ...]) -> jax.Array:
+    """The array a; raises unless it is floating point of one of the shapes."""
+    a = floating(name, a, 0)
+    if a.shape not in shapes:
+        raise ValueError(f"{name}: got shape {list(a.shape)}, expected {' or '.join(str(list(s)) for s in shapes)}")
+    return a
 
 
 def divide(a: jax.Array, b: jax.Array) -> jax.Array:
@@ -24,3 +42,33 @@ def divide(a: jax.Array, b: jax.Array) -> jax.Array:
 def expand(a: jax.Array, axes: int) -> jax.Array:
     """a with `axes` axes of length 1 appended."""
     return a.reshape(*a.shape, *(1,) * axes)
+
+
+def bound_variance(variance: jax.Array, floor: jax.Array, moment: jax.Array) -> jax.Array:
+    """A variance taken from second moments about another mean, no less than floor² and the rounding of the moments.
+
+    All in units of the current standard deviation. Where the variance is zero to rounding and there is no floor, the
+    likelihood has no maximum: the variance stays what it is, 1.
+
+    >>> bound_variance(jnp.array([4.0, 0.0, 0.0]), jnp.array([0.0, 0.0, 0.5]), jnp.array([5.0, 1.0, 1.0])).tolist()
+    [4.0, 1.0, 0.25]
+    """
+    rounding = 8 * jnp.finfo(variance.dtype).eps * moment
+    unknown = (variance <= rounding) & (floor**2 <= 0)
+    return jnp.maximum(jnp.where(unknown, 1, variance), jnp.maximum(floor**2, rounding))
+
+
+def update_log_scale(
+    log_scale: jax.Array, residual: jax.Array, second: jax.Array, count: jax.Array, floor: jax.Array
+) -> jax.Array:
+    """ln of the standard deviations that maximise the likelihood; where count <= 0, log_scale itself.
+
+    Args:
+      log_scale: ln of the current standard deviations, in data units.
+      residual: Σ (x − new mean)², in units of the current variances; shaped like log_scale.
+      second: Σ (x − current mean)², likewise, whose rounding the residual carries.
+      count: Σ 1.
+      floor: smallest standard deviation, in data units.
+    """
+    variance = bound_variance(divide(residual, count), floor * jnp.exp(-log_scale), divide(second, count))
+    return jnp.where(count > 0, log_scale + 0.5 * jnp.log(variance), log_scale)

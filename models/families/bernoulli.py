@@ -1,0 +1,99 @@
+"""Independent bits."""
+
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from elbo import PRECISION, safe_log, tapped
+
+from .shapes import check_event, floating
+
+
+class Statistics(NamedTuple):
+    """Sums over data. Both values of a bit are counted: one that never came has an exact 0, not a difference of sums.
+
+    Attributes:
+      zeros: Σ (1 − x), [*batch, D].
+      ones: Σ x, [*batch, D].
+    """
+
+    zeros: jax.Array
+    ones: jax.Array
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Bernoulli:
+    """P(x) = Π_d p_d^x_d (1 − p_d)^(1 − x_d) with p = sigmoid(logits); x is D bits, or means of bits in [0, 1].
+
+    Args:
+      logits: ln p − ln (1 − p), [*batch, D], any values; ∓1e30 for probabilities 0 and 1.
+
+    >>> f = Bernoulli.create(jnp.array([0.5, 0.25, 1.0]))
+    >>> jnp.exp(f.log_prob(jnp.array([1.0, 0.0, 1.0]))).tolist()
+    0.375
+    """
+
+    logits: jax.Array
+    tap: Any = None
+
+    @classmethod
+    def create(cls, probabilities: jax.Array) -> "Bernoulli":
+        """The family with the given probabilities of 1, [*batch, D]."""
+        p = floating("probabilities", probabilities, 1)
+        return cls(safe_log(p) - safe_log(1 - p))
+
+    @property
+    def batch_shape(self) -> tuple[int, ...]:
+        """Shape of the batch of components."""
+        return self.logits.shape[:-1]
+
+    @property
+    def event_size(self) -> int:
+        """D."""
+        return self.logits.shape[-1]
+
+    def probabilities(self) -> jax.Array:
+        """P(x_d = 1), [*batch, D]."""
+        return jax.nn.sigmoid(self.logits)
+
+    def log_prob(self, x: jax.Array) -> jax.Array:
+        """ln P(x) of one datum x [D] under each component, [*batch], nats; affine in x."""
+        check_event("x", x, (self.event_size,))
+        log_one, log_zero = jax.nn.log_sigmoid(self.logits), jax.nn.log_sigmoid(-self.logits)
+        # two products: folded into one, x · logits + ln P(0) would lose all digits where a probability is 1
+        value = jnp.dot(log_one, x, precision=PRECISION) + jnp.dot(log_zero, 1 - x, precision=PRECISION)
+        return tapped(_contract, value, self.tap, x)
+
+    def sample(self, key: jax.Array) -> jax.Array:
+        """One draw per component, floating point, [*batch, D]."""
+        return jax.random.bernoulli(key, self.probabilities()).astype(self.logits.dtype)
+
+    def zero_statistics(self) -> Statistics:
+        """Statistics of no data."""
+        return Statistics(jnp.zeros_like(self.logits), jnp.zeros_like(self.logits))
+
+    def empty(self, statistics: Statistics) -> jax.Array:
+        """Components without data, bool [*batch]."""
+        return jnp.sum(statistics.zeros + statistics.ones, -1) <= 0
+
+    def log_likelihood(self, statistics: Statistics) -> jax.Array:
+        """Σ ln P(x) of the data behind the statistics, a scalar in nats."""
+        log_one, log_zero = jax.nn.log_sigmoid(self.logits), jax.nn.log_sigmoid(-self.logits)
+        return jnp.sum(statistics.ones * log_one + statistics.zeros * log_zero)
+
+    def maximize(self, statistics: Statistics) -> "Bernoulli":
+        """Relative frequencies."""
+        logits = safe_log(statistics.ones) - safe_log(statistics.zeros)
+        return Bernoulli(jnp.where(statistics.zeros + statistics.ones > 0, logits, self.logits))
+
+    def statistics_of(self, reference: "Bernoulli") -> Statistics:
+        """E T(x) of one datum x ~ reference: its probabilities."""
+        parts = Statistics(jax.nn.sigmoid(-reference.logits), reference.probabilities())
+        return jax.tree.map(lambda p: jnp.broadcast_to(p, self.logits.shape), parts)
+
+
+def _contract(tap: Statistics, x: jax.Array) -> jax.Array:
+    return jnp.dot(tap.ones, x, precision=PRECISION) + jnp.dot(tap.zeros, 1 - x, precision=PRECISION)

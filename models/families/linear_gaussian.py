@@ -1,0 +1,221 @@
+"""Linear regressions with Gaussian noise, on inputs or on latent vectors."""
+
+import math
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from elbo import PRECISION, tapped
+from elbo.linalg import ldl, matmul, triangular_inverse
+
+from .shapes import check_event, check_shape, floating, update_log_scale
+
+
+class Statistics(NamedTuple):
+    """Sums over data of products of x̃ = (1, x − centre) and of the whitened residual r = (y − mean(x)) / scale.
+
+    Attributes:
+      moment: Σ x̃ x̃ᵀ, [*batch, P+1, P+1].
+      cross: Σ x̃ rᵀ, [*batch, P+1, D].
+      second: Σ r², [*batch, D]; spherical noise: Σ |r|², [*batch].
+      scale_count: Σ 1 for the scale, [*batch]; differs from moment[..., 0, 0] only where a prior speaks of one of them.
+    """
+
+    moment: jax.Array
+    cross: jax.Array
+    second: jax.Array
+    scale_count: jax.Array
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class LinearGaussian:
+    """y ~ N(weights (x − centre) + bias, noise), where x is an input or a latent vector (log_prob is quadratic in x).
+
+    A regressor that is constant in the data, or a combination of those before it, keeps its weights in `maximize`.
+
+    Args:
+      weights: [*batch, D, P].
+      bias: [*batch, D].
+      log_scale: ln of the noise's standard deviations, [*batch, D]; spherical noise: one for all of y, [*batch].
+      centre: [P], moved by nothing; a point amid the x. From one much further away than their spread, digits are lost.
+      floor: smallest standard deviation that `maximize` gives the noise, [D] or a scalar, in units of y.
+
+    >>> f = LinearGaussian.create(jnp.array([[1.0, 2.0]]), jnp.array([3.0]), jnp.array([1.0]))
+    >>> f.mean(jnp.array([1.0, 1.0])).tolist(), f.log_prob(jnp.array([6.0]), jnp.array([1.0, 1.0])).tolist()
+    ([6.0], -0.9189)
+    """
+
+    weights: jax.Array
+    bias: jax.Array
+    log_scale: jax.Array
+    centre: jax.Array
+    floor: jax.Array
+    tap: Any = None
+
+    @classmethod
+    def create(
+        cls,
+        weights: jax.Array,
+        bias: jax.Array,
+        scale: jax.Array,
+        *,
+        centre: jax.Array | None = None,
+        floor: jax.Array | float = 0.0,
+    ) -> "LinearGaussian":
+        """The family with the given regression and standard deviations of the noise; NaN where scale is not positive.
+
+        Args:
+          weights: [*batch, D, P].
+          bias: [*batch, D].
+          scale: [*batch, D], or [*batch] for spherical noise.
+          centre: [P], 0 by default.
+          floor: see the class.
+        """
+        weights = floating("weights", weights, 2)
+        bias = check_shape("bias", bias, weights.shape[:-1])
+        scale = check_shape("scale", scale, bias.shape, bias.shape[:-1])
+        centre = jnp.zeros_like(weights, shape=weights.shape[-1:]) if centre is None else centre
+        centre = check_shape("centre", centre, weights.shape[-1:])
+        log_scale = jnp.log(jnp.where(scale > 0, scale, jnp.nan))
+        return cls(weights, bias, log_scale, centre, jnp.asarray(floor, weights.dtype))
+
+    @property
+    def batch_shape(self) -> tuple[int, ...]:
+        """Shape of the batch of components."""
+        return self.bias.shape[:-1]
+
+    @property
+    def event_size(self) -> int:
+        """D."""
+        return self.weights.shape[-2]
+
+    @property
+    def input_size(self) -> int:
+        """P."""
+        return self.weights.shape[-1]
+
+    @property
+    def spherical(self) -> bool:
+        """Whether all of y has one noise scale."""
+        return self.log_scale.ndim < self.bias.ndim
+
+    def scale(self) -> jax.Array:
+        """Standard deviations of the noise, [*batch, D]."""
+        return jnp.broadcast_to(jnp.exp(self._log_scale()), self.bias.shape)
+
+    def mean(self, x: jax.Array) -> jax.Array:
+        """E[y | x] for one x [P], [*batch, D]."""
+        return self.bias + self._slope(self._design(x))
+
+    def log_prob(self, y: jax.Array, x: jax.Array) -> jax.Array:
+        """ln N(y; mean(x), noise) of one datum y [D], x [P] under each component, [*batch], nats. O(DP) a component."""
+        check_event("y", y, (self.event_size,))
+        design = self._design(x)
+        r = (y - self.bias - self._slope(design)) * jnp.exp(-self._log_scale())
+        value = -0.5 * jnp.sum(r**2, -1) - self._constant()
+        return tapped(_contract_spherical if self.spherical else _contract, value, self.tap, design, r)
+
+    def sample(self, key: jax.Array, x: jax.Array) -> jax.Array:
+        """One y per component for one x [P], [*batch, D]."""
+        return self.mean(x) + self.scale() * jax.random.normal(key, self.bias.shape, self.bias.dtype)
+
+    def zero_statistics(self) -> Statistics:
+        """Statistics of no data."""
+        batch, size = self.batch_shape, self.input_size + 1
+        moment, cross, count = (
+            jnp.zeros_like(self.bias, shape=(*batch, *s)) for s in ((size, size), (size, self.event_size), ())
+        )
+        return Statistics(moment, cross, jnp.zeros_like(self.log_scale), count)
+
+    def empty(self, statistics: Statistics) -> jax.Array:
+        """Components without data, bool [*batch]."""
+        return statistics.moment[..., 0, 0] <= 0
+
+    def log_likelihood(self, statistics: Statistics) -> jax.Array:
+        """Σ ln N(y; mean(x), noise) of the data behind the statistics, a scalar in nats."""
+        return -0.5 * jnp.sum(statistics.second) - jnp.sum(statistics.scale_count * self._constant())
+
+    def maximize(self, statistics: Statistics) -> "LinearGaussian":
+        """The weighted least-squares regression and its noise. O(P³ + P² D) a component."""
+        moment, cross, second, scale_count = statistics
+        # normal equations by LDLᵀ: the column of ones is first, so that the pivots of the others are those of centred x
+        factor = ldl(moment)
+        inverse = triangular_inverse(factor.lower)
+        along = matmul(inverse, cross)
+        pivots, regular = factor.pivots[..., None], factor.regular[..., None]
+        coefficients = jnp.where(regular, along / jnp.where(regular, pivots, 1), 0)
+        step = matmul(jnp.swapaxes(inverse, -1, -2), coefficients) * self.scale()[..., None, :]
+        explained = jnp.sum(along * coefficients, -2)
+        if self.spherical:
+            residual, total = second - jnp.sum(explained, -1), self.event_size * scale_count
+            floor = jnp.max(self.floor)
+        else:
+            residual, total, floor = second - explained, scale_count[..., None], self.floor
+        return LinearGaussian(
+            self.weights + jnp.swapaxes(step[..., 1:, :], -1, -2),
+            self.bias + step[..., 0, :],
+            update_log_scale(self.log_scale, residual, second, total, floor),
+            self.centre,
+            self.floor,
+        )
+
+    def statistics_of(self, reference: "LinearGaussian") -> Statistics:
+        """E T(x, y) of one datum, in this family's coordinates; what pseudo-data are made of.
+
+        Its x has mean reference.centre and covariance I (in units of x), its y is drawn from reference given x.
+        """
+        # x̃ = A x̃ᵣ for the x̃ᵣ of the reference, and E x̃ᵣ x̃ᵣᵀ = I
+        shift = jnp.eye(self.input_size + 1, dtype=self.bias.dtype).at[1:, 0].set(reference.centre - self.centre)
+        # y − mean(x) = x̃ᵣᵀ difference + noise
+        difference = reference._coefficients() - matmul(shift.T, self._coefficients())
+        difference = difference * jnp.exp(-self._log_scale())[..., None, :]
+        moment = jnp.broadcast_to(matmul(shift, shift.T), (*self.batch_shape, *shift.shape))
+        second = self._sum(jnp.sum(difference**2, -2) + self._ratio(reference) ** 2)
+        return Statistics(moment, matmul(shift, difference), second, jnp.ones_like(moment[..., 0, 0]))
+
+    def scale_statistics_of(self, reference: "LinearGaussian") -> Statistics:
+        """The same for a datum of which only the spread of y around the family's own mean(x) counts."""
+        zero = self.zero_statistics()
+        count = jnp.ones_like(zero.scale_count)
+        return zero._replace(second=self._sum(self._ratio(reference) ** 2), scale_count=count)
+
+    def _design(self, x):
+        check_event("x", x, (self.input_size,))
+        x = x - jax.lax.stop_gradient(self.centre)
+        return jnp.concatenate([jnp.ones_like(x, shape=1), x])
+
+    def _slope(self, design):
+        return jnp.dot(self.weights, design[1:], precision=PRECISION)
+
+    def _coefficients(self):
+        return jnp.concatenate([self.bias[..., None, :], jnp.swapaxes(self.weights, -1, -2)], -2)
+
+    def _log_scale(self):
+        return self.log_scale[..., None] if self.spherical else self.log_scale
+
+    def _constant(self):
+        log_det = self.event_size * self.log_scale if self.spherical else jnp.sum(self.log_scale, -1)
+        return log_det + 0.5 * self.event_size * math.log(2 * math.pi)
+
+    def _ratio(self, reference):
+        return jnp.broadcast_to(jnp.exp(reference._log_scale() - self._log_scale()), self.bias.shape)
+
+    def _sum(self, second):
+        return jnp.sum(second, -1) if self.spherical else second
+
+
+def _contract(tap: Statistics, design: jax.Array, r: jax.Array) -> jax.Array:
+    return _contract_linear(tap, design, r) + jnp.sum(tap.second * r**2, -1)
+
+
+def _contract_spherical(tap: Statistics, design: jax.Array, r: jax.Array) -> jax.Array:
+    return _contract_linear(tap, design, r) + tap.second * jnp.sum(r**2, -1)
+
+
+def _contract_linear(tap: Statistics, design: jax.Array, r: jax.Array) -> jax.Array:
+    square = jnp.dot(jnp.dot(tap.moment, design, precision=PRECISION), design, precision=PRECISION)
+    cross = jnp.einsum("...pd,p->...d", tap.cross, design, precision=PRECISION)
+    return tap.scale_count + square + jnp.sum(cross * r, -1)

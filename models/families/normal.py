@@ -1,0 +1,121 @@
+"""Gaussians with a diagonal covariance."""
+
+import math
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from elbo import tapped
+
+from .shapes import check_event, check_shape, divide, floating, update_log_scale
+
+
+class Statistics(NamedTuple):
+    """Sums over data of functions of the whitened residual u = (x − mean) / scale of the measuring family.
+
+    Attributes:
+      count: Σ 1, [*batch].
+      first: Σ u, [*batch, D].
+      second: Σ u², [*batch, D].
+      scale_count: Σ 1 for the scale, [*batch]; differs from count only where a prior speaks of one of the two.
+    """
+
+    count: jax.Array  # type: ignore[assignment]  # hides tuple.count
+    first: jax.Array
+    second: jax.Array
+    scale_count: jax.Array
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Normal:
+    """x_d ~ N(mean_d, scale_d²), independent, with scale = exp(log_scale); every value of the parameters is valid.
+
+    Args:
+      mean: [*batch, D].
+      log_scale: ln of the standard deviations, [*batch, D].
+      floor: smallest standard deviation that `maximize` gives, [D] or a scalar, in data units.
+
+    >>> f = Normal.create(jnp.zeros(2), jnp.array([1.0, 2.0]))
+    >>> f.log_prob(jnp.array([0.0, 2.0])).tolist()  # -ln 2π - ln 2 - 1/2
+    -3.0310
+    """
+
+    mean: jax.Array
+    log_scale: jax.Array
+    floor: jax.Array
+    tap: Any = None
+
+    @classmethod
+    def create(cls, mean: jax.Array, scale: jax.Array, *, floor: jax.Array | float = 0.0) -> "Normal":
+        """The family with the given means and standard deviations, [*batch, D]; NaN where scale is not positive."""
+        mean = floating("mean", mean, 1)
+        scale = check_shape("scale", scale, mean.shape)
+        return cls(mean, jnp.log(jnp.where(scale > 0, scale, jnp.nan)), jnp.asarray(floor, mean.dtype))
+
+    @property
+    def batch_shape(self) -> tuple[int, ...]:
+        """Shape of the batch of components."""
+        return self.mean.shape[:-1]
+
+    @property
+    def event_size(self) -> int:
+        """D."""
+        return self.mean.shape[-1]
+
+    def scale(self) -> jax.Array:
+        """Standard deviations, [*batch, D]."""
+        return jnp.exp(self.log_scale)
+
+    def log_prob(self, x: jax.Array) -> jax.Array:
+        """ln N(x; mean, diag scale²) of one datum x [D] under each component, [*batch], nats."""
+        check_event("x", x, (self.event_size,))
+        # elementwise: products of x² and x with matrices would be E[x²] − mean²
+        u = (x - self.mean) * jnp.exp(-self.log_scale)
+        value = -0.5 * (jnp.sum(u**2, -1) + self.event_size * math.log(2 * math.pi)) - jnp.sum(self.log_scale, -1)
+        return tapped(_contract, value, self.tap, u)
+
+    def sample(self, key: jax.Array) -> jax.Array:
+        """One draw per component, [*batch, D]."""
+        return self.mean + self.scale() * jax.random.normal(key, self.mean.shape, self.mean.dtype)
+
+    def zero_statistics(self) -> Statistics:
+        """Statistics of no data."""
+        zeros = jnp.zeros_like(self.mean)
+        return Statistics(zeros[..., 0], zeros, zeros, zeros[..., 0])
+
+    def empty(self, statistics: Statistics) -> jax.Array:
+        """Components without data, bool [*batch]."""
+        return statistics.count <= 0
+
+    def log_likelihood(self, statistics: Statistics) -> jax.Array:
+        """Σ ln N(x; mean, diag scale²) of the data behind the statistics, a scalar in nats."""
+        constant = jnp.sum(self.log_scale, -1) + 0.5 * self.event_size * math.log(2 * math.pi)
+        return -0.5 * jnp.sum(statistics.second) - jnp.sum(statistics.scale_count * constant)
+
+    def maximize(self, statistics: Statistics) -> "Normal":
+        """Means and standard deviations of the data, the latter no less than the floor."""
+        count, first, second, scale_count = statistics
+        shift = divide(first, count[..., None])
+        log_scale = update_log_scale(self.log_scale, second - first * shift, second, scale_count[..., None], self.floor)
+        return Normal(self.mean + self.scale() * shift, log_scale, self.floor)
+
+    def statistics_of(self, reference: "Normal") -> Statistics:
+        """E T(x) of one datum x ~ reference, in this family's coordinates; what pseudo-data are made of."""
+        first = (reference.mean - self.mean) * jnp.exp(-self.log_scale)
+        count = jnp.ones_like(first[..., 0])
+        return Statistics(count, first, first**2 + self._ratio(reference) ** 2, count)
+
+    def scale_statistics_of(self, reference: "Normal") -> Statistics:
+        """The same for a datum of which only the spread around the family's own mean counts."""
+        zeros = jnp.zeros_like(self.mean)
+        return Statistics(zeros[..., 0], zeros, self._ratio(reference) ** 2, jnp.ones_like(zeros[..., 0]))
+
+    def _ratio(self, reference):
+        return jnp.exp(reference.log_scale - self.log_scale)
+
+
+def _contract(tap: Statistics, u: jax.Array) -> jax.Array:
+    return tap.count + tap.scale_count + jnp.sum((tap.second * u + tap.first) * u, -1)

@@ -1,0 +1,117 @@
+"""Independent counts."""
+
+import math
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.scipy.special import gammaln, logsumexp
+
+from elbo import LOG_ZERO, PRECISION, safe_log, tapped
+
+from .shapes import check_event, divide, floating
+
+
+class Statistics(NamedTuple):
+    """Sums over data.
+
+    Attributes:
+      count: Σ 1, [*batch].
+      total: Σ x, [*batch, D].
+    """
+
+    count: jax.Array  # type: ignore[assignment]  # hides tuple.count
+    total: jax.Array
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Poisson:
+    """ln P(x) = Σ_d x_d ln rate_d − rate_d − ln x_d!; x is D counts, as floating-point numbers.
+
+    Args:
+      log_rate: ln of the expected counts, [*batch, D], any values; `LOG_ZERO` for rate 0.
+
+    >>> f = Poisson.create(jnp.array([2.0, 0.0]))
+    >>> f.log_prob(jnp.array([2.0, 0.0])).tolist()  # 2 ln 2 - 2 - ln 2
+    -1.3069
+    """
+
+    log_rate: jax.Array
+    tap: Any = None
+
+    @classmethod
+    def create(cls, rate: jax.Array) -> "Poisson":
+        """The family with the given expected counts [*batch, D]."""
+        return cls(safe_log(floating("rate", rate, 1)))
+
+    @property
+    def batch_shape(self) -> tuple[int, ...]:
+        """Shape of the batch of components."""
+        return self.log_rate.shape[:-1]
+
+    @property
+    def event_size(self) -> int:
+        """D."""
+        return self.log_rate.shape[-1]
+
+    def rate(self) -> jax.Array:
+        """Expected counts, [*batch, D]."""
+        return jnp.exp(self.log_rate)
+
+    def log_prob(self, x: jax.Array) -> jax.Array:
+        """ln P(x) of one datum x [D] under each component, [*batch], nats; `LOG_ZERO` unless x is 0, 1, 2, ..."""
+        check_event("x", x, (self.event_size,))
+        whole = (x >= 0) & (x == jnp.floor(x))
+        x = jnp.where(whole, x, 0)
+        # relative to one rate amid all components': large terms that cancel are not formed, however large the counts
+        components = tuple(range(len(self.batch_shape)))
+        centre = logsumexp(self.log_rate, components) - math.log(math.prod(self.batch_shape))
+        centre = jax.lax.stop_gradient(centre)
+        offset = self.log_rate - centre
+        value = jnp.dot(offset, x, precision=PRECISION) - jnp.sum(jnp.exp(centre) * jnp.expm1(offset), -1)
+        value = jnp.where(jnp.all(whole), value + jnp.sum(_log_prob(x, centre)), LOG_ZERO)
+        return tapped(_contract, value, self.tap, x)
+
+    def sample(self, key: jax.Array) -> jax.Array:
+        """One draw per component, floating point, [*batch, D]."""
+        return jax.random.poisson(key, self.rate()).astype(self.log_rate.dtype)
+
+    def zero_statistics(self) -> Statistics:
+        """Statistics of no data."""
+        return Statistics(jnp.zeros_like(self.log_rate[..., 0]), jnp.zeros_like(self.log_rate))
+
+    def empty(self, statistics: Statistics) -> jax.Array:
+        """Components without data, bool [*batch]."""
+        return statistics.count <= 0
+
+    def log_likelihood(self, statistics: Statistics) -> jax.Array:
+        """Σ ln P(x) + ln x! of the data behind the statistics, a scalar in nats."""
+        return jnp.sum(statistics.total * self.log_rate) - jnp.sum(statistics.count[..., None] * self.rate())
+
+    def maximize(self, statistics: Statistics) -> "Poisson":
+        """Mean counts."""
+        log_rate = safe_log(divide(statistics.total, statistics.count[..., None]))
+        return Poisson(jnp.where(self.empty(statistics)[..., None], self.log_rate, log_rate))
+
+    def statistics_of(self, reference: "Poisson") -> Statistics:
+        """E T(x) of one datum x ~ reference: its rates."""
+        total = jnp.broadcast_to(reference.rate(), self.log_rate.shape)
+        return Statistics(jnp.ones_like(total[..., 0]), total)
+
+
+def _contract(tap: Statistics, x: jax.Array) -> jax.Array:
+    return tap.count + jnp.dot(tap.total, x, precision=PRECISION)
+
+
+def _log_prob(x: jax.Array, log_rate: jax.Array) -> jax.Array:
+    """ln P(x) elementwise, by the deviance and the Stirling series where counts are large (Loader 2000)."""
+    rate = jnp.exp(log_rate)
+    large = x > 16
+    n = jnp.where(large, x, 16)
+    near = large & (abs(x - rate) < 0.5 * rate)
+    t = jnp.where(near, (x - rate) / jnp.where(near, rate, 1), 0)
+    deviance = jnp.where(near, rate * ((1 + t) * jnp.log1p(t) - t), n * (jnp.log(n) - log_rate) - n + rate)
+    stirling = 0.5 * jnp.log(2 * math.pi * n) + (1 / 12 - (1 / 360 - (1 / 1260 - 1 / (1680 * n**2)) / n**2) / n**2) / n
+    return -jnp.where(large, deviance + stirling, rate - x * log_rate + gammaln(x + 1))

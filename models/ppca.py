@@ -1,0 +1,65 @@
+"""Probabilistic PCA: factor analysis with spherical noise, whose maximum likelihood has a closed form."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+
+import elbo
+
+from . import factor_analysis
+from .factor_analysis import Theta
+from .families import LinearGaussian
+
+
+def model(latent: int) -> elbo.Model:
+    """PPCA with its exact posterior over z [latent]: the log_joint of factor analysis."""
+    return factor_analysis.model(latent)
+
+
+def init(key: jax.Array, ys: jax.Array, latent: int) -> elbo.Params:
+    """Small random loadings, see `factor_analysis.init`.
+
+    >>> init(jax.random.key(0), jnp.eye(3), 1).theta.observation.weights.shape
+    (3, 1)
+    """
+    return factor_analysis.init(key, ys, latent, noise="spherical")
+
+
+def maximum_likelihood(ys: jax.Array, latent: int) -> tuple[Theta, jax.Array]:
+    """The global maximum of ln P(ys) (Tipping & Bishop 1999, eq. 14-15), from the eigenvectors of the covariance.
+
+    With eigenvalues λ_1 >= ... >= λ_D: noise variance σ² = mean of the D − Q smallest, weights = U_Q (Λ_Q − σ²)^½, and per datum
+    ln P = −½ (Σ_{j<=Q} ln λ_j + (D − Q) ln σ² + D + D ln 2π).
+
+    Args:
+      ys: data, [N, D].
+      latent: Q < D.
+
+    Returns:
+      The parameters, and ln P per datum in nats.
+
+    >>> ys = jnp.array([[2.0, 0.0], [-2.0, 0.0], [0.0, 1.0], [0.0, -1.0]])
+    >>> maximum_likelihood(ys, 1)[1].tolist()  # covariance diag(2, 1/2): -½ (ln 2 + ln ½ + 2 + 2 ln 2π)
+    -2.8379
+    """
+    ys = jnp.asarray(ys)
+    size = ys.shape[1]
+    if not 0 < latent < size:
+        raise ValueError(
+            f"latent: got {latent}, expected 0 < latent < {size}, the number of columns of ys {list(ys.shape)}"
+        )
+    mean = jnp.mean(ys, 0)
+    centred = ys - mean
+    values, vectors = jnp.linalg.eigh(jnp.matmul(centred.T, centred, precision=elbo.PRECISION) / ys.shape[0])
+    values, vectors = values[::-1], vectors[:, ::-1]
+    noise = jnp.mean(values[latent:])
+    weights = vectors[:, :latent] * jnp.sqrt(jnp.maximum(values[:latent] - noise, 0))
+    theta = Theta(LinearGaussian.create(weights, mean, jnp.sqrt(noise)))
+    log_det = jnp.sum(jnp.log(values[:latent])) + (size - latent) * jnp.log(noise)
+    return theta, -0.5 * (log_det + size * (1 + math.log(2 * math.pi)))
+
+
+def sample(key: jax.Array, theta: Theta, count: int) -> tuple[jax.Array, jax.Array]:
+    """Draws from the model: z [count, Q], y [count, D]."""
+    return factor_analysis.sample(key, theta, count)
