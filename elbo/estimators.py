@@ -37,7 +37,18 @@ class Exact:
 
     def __call__(self, f: Callable[[Tree], Tree], q: Posterior, key: jax.Array | None = None) -> Tree:
         """E_q f(z)."""
-        return _exact(f, q, _degree(f, q))
+        order = _degree(f, q)
+        if order == 1:
+            return f(q.mean())
+        if order == 2 and hasattr(q, "expect_quadratic"):
+            # one scalar at a time; the compiler shares what they have in common
+            leaves, treedef = jax.tree.flatten(jax.eval_shape(f, q.mean()))
+            return jax.tree.unflatten(treedef, [q.expect_quadratic(_leaf(f, i)) for i in range(len(leaves))])
+        shape = "quadratic" if order == 2 else "neither affine nor quadratic"
+        raise StructureError(
+            f"log_joint: is {shape} in z, so its expectation under a {type(q).__name__} has no closed form and taking it "
+            f"at the mean would be silently wrong. Pass estimator= one of: {_CHOICES}"
+        )
 
 
 @dataclass(frozen=True)
@@ -108,13 +119,17 @@ class Automatic:
 
     def __call__(self, f: Callable[[Tree], Tree], q: Posterior, key: jax.Array | None = None) -> Tree:
         """E_q f(z)."""
+        return self.choose(f, q)(f, q, key)
+
+    def choose(self, f: Callable[[Tree], Tree], q: Posterior) -> Estimator:
+        """The estimator that fits f and q."""
         order = _degree(f, q)
         if order == 1 or (order == 2 and hasattr(q, "expect_quadratic")):
-            return _exact(f, q, order)
+            return Exact()
         if hasattr(q, "support"):
-            return Enumerated()(f, q, key)
+            return Enumerated()
         if getattr(q, "reparameterized", False):
-            return Reparameterized()(f, q, key)
+            return Reparameterized()
         raise StructureError(
             f"log_joint: is neither affine nor quadratic in z, and no estimator fits a {type(q).__name__} posterior by "
             f"itself. Pass estimator= one of: {_CHOICES}"
@@ -137,18 +152,3 @@ def _leaf(f: Callable[[Tree], Tree], i: int) -> Callable[[Tree], jax.Array]:
 
 def _degree(f: Callable[[Tree], Tree], q: Posterior) -> int | None:
     return degree(f, jax.eval_shape(q.mean))
-
-
-def _exact(f: Callable[[Tree], Tree], q: Posterior, order: int | None) -> Tree:
-    if order == 1:
-        return f(q.mean())
-    if order == 2 and hasattr(q, "expect_quadratic"):
-        # one scalar at a time; the compiler shares what they have in common
-        leaves, treedef = jax.tree.flatten(jax.eval_shape(f, q.mean()))
-        parts = [q.expect_quadratic(_leaf(f, i)) for i in range(len(leaves))]
-        return jax.tree.unflatten(treedef, parts)
-    shape = "quadratic" if order == 2 else "neither affine nor quadratic"
-    raise StructureError(
-        f"log_joint: is {shape} in z, so its expectation under a {type(q).__name__} has no closed form and taking it "
-        f"at the mean would be silently wrong. Pass estimator= one of: {_CHOICES}"
-    )

@@ -28,6 +28,7 @@ _LINEAR = _SAME_SHAPE | {
     "rev",
     "scatter",
     "scatter-add",
+    "scatter-sub",
     "sharding_constraint",
     "slice",
     "split",

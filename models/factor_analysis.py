@@ -44,7 +44,7 @@ def model(latent: int) -> elbo.Model:
 
 
 def amortized() -> elbo.Model:
-    """The same model with a linear encoder, `LinearPsi`: its best q is the exact posterior, and it is found by gradient."""
+    """The same model with a linear encoder, `LinearPsi`; its best q is the exact posterior, found by gradient."""
     return elbo.Model(log_joint, linear_encoder)
 
 

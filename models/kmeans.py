@@ -16,7 +16,7 @@ class Clusters(NamedTuple):
 
 
 def kmeans(key: jax.Array, xs: jax.Array, clusters: int, *, iterations: int = 10) -> Clusters:
-    """k-means++ seeding (Arthur & Vassilvitskii 2007) and Lloyd iterations; pure, may be vmapped. O(N K D) an iteration.
+    """k-means++ seeding (Arthur & Vassilvitskii 2007) and Lloyd iterations; pure, vmappable. O(N K D) an iteration.
 
     Args:
       key: PRNG key.

@@ -9,6 +9,7 @@ import elbo
 
 from .families import Categorical, MultivariateNormal
 from .families.estimate import estimate
+from .families.multivariate_normal import Covariance
 from .kmeans import kmeans
 
 
@@ -32,7 +33,8 @@ def log_joint(theta: Theta, z: jax.Array, y: Any) -> jax.Array:
 def model(components: int) -> elbo.Model:
     """The mixture model with its exact posterior over the component of each datum.
 
-    >>> theta = Theta(Categorical.create(jnp.array([0.5, 0.5])), MultivariateNormal.create(jnp.zeros((2, 1)), jnp.ones((2, 1, 1))))
+    >>> components = MultivariateNormal.create(jnp.zeros((2, 1)), jnp.ones((2, 1, 1)))
+    >>> theta = Theta(Categorical.create(jnp.array([0.5, 0.5])), components)
     >>> elbo.evidence(model(2))(elbo.Params(theta, theta), jnp.zeros((1, 1))).tolist()  # -½ ln 2π
     [-0.9189]
     """
@@ -48,8 +50,8 @@ def init(
       key: PRNG key.
       ys: data, [N, D] floating point; or [N] integers for a `Categorical` family.
       components: K.
-      family: the kind of component, with batch shape (K,) and any parameters; by default a full `MultivariateNormal` whose
-        floor is a thousandth of the data's standard deviation.
+      family: the kind of component, with batch shape (K,) and any parameters; by default a full `MultivariateNormal`
+        whose floor is a thousandth of the data's standard deviation.
       weights: [N], 1 by default; data of weight 0 or with a NaN are not looked at.
     """
     ys = jnp.asarray(ys)
@@ -72,7 +74,7 @@ def init(
     return elbo.Params(theta, jax.tree.map(jnp.copy, theta))
 
 
-def gaussian(ys: jax.Array, components: int, covariance_type: str = "full") -> MultivariateNormal:
+def gaussian(ys: jax.Array, components: int, covariance_type: Covariance = "full") -> MultivariateNormal:
     """Gaussian components [K] like the whole of the data [N, D], with a floor of 1e-3 of its standard deviation.
 
     Args:

@@ -48,7 +48,6 @@ class MLP(nnx.Module):
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """[..., sizes[0]] to [..., sizes[-1]]."""
-        *hidden, last = self.layers
-        for layer in hidden:
+        for layer in self.layers[:-1]:
             x = self.activation(layer(x))
-        return last(x)
+        return self.layers[-1](x)

@@ -29,8 +29,8 @@ def init(key: jax.Array, ys: jax.Array, latent: int) -> elbo.Params:
 def maximum_likelihood(ys: jax.Array, latent: int) -> tuple[Theta, jax.Array]:
     """The global maximum of ln P(ys) (Tipping & Bishop 1999, eq. 14-15), from the eigenvectors of the covariance.
 
-    With eigenvalues λ_1 >= ... >= λ_D: noise variance σ² = mean of the D − Q smallest, weights = U_Q (Λ_Q − σ²)^½, and per datum
-    ln P = −½ (Σ_{j<=Q} ln λ_j + (D − Q) ln σ² + D + D ln 2π).
+    With eigenvalues λ_1 >= ... >= λ_D: noise variance σ² = mean of the D − Q smallest, weights = U_Q (Λ_Q − σ²)^½,
+    and per datum ln P = −½ (Σ_{j<=Q} ln λ_j + (D − Q) ln σ² + D + D ln 2π).
 
     Args:
       ys: data, [N, D].

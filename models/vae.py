@@ -37,13 +37,13 @@ class Networks(NamedTuple):
 def model(networks: Networks, likelihood: Literal["bernoulli", "gaussian"] = "bernoulli") -> elbo.Model:
     """The VAE of Kingma & Welling (2014): ln P(z, y) = ln N(z; 0, I) + ln P(y | decode(z)), q = N(encode(y)).
 
-    The two terms are returned apart, so that the prior's expectation is taken in closed form (the KL) and only the decoder's
-    is sampled.
+    The two terms are returned apart, so that the prior's expectation is taken in closed form (the KL) and only the
+    decoder's is sampled.
 
     Args:
       networks: the pair of pure functions.
-      likelihood: "bernoulli", y in [0, 1] [D], ln P in nats; "gaussian", y real, one noise scale for all of y, theta is a
-        `GaussianTheta`.
+      likelihood: "bernoulli", y in [0, 1] [D], ln P in nats; "gaussian", y real, one noise scale for all of y, theta
+        is a `GaussianTheta`.
     """
     if likelihood not in ("bernoulli", "gaussian"):
         raise ValueError(f"likelihood: got {likelihood!r}, expected 'bernoulli' or 'gaussian'")

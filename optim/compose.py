@@ -32,7 +32,9 @@ def chain(*rules: Rule) -> Rule:
 
     def update(key, params, state, ys, *, weights=None):
         if len(state) != len(rules):
-            raise ValueError(f"state: got {len(state)} entries for {len(rules)} chained rules; use the state of this rule's init")
+            raise ValueError(
+                f"state: got {len(state)} entries for {len(rules)} chained rules; use the state of this rule's init"
+            )
         keys = [None] * len(rules) if key is None else list(jax.random.split(key, len(rules)))
         new_state, infos = [], []
         for rule, k, s in zip(rules, keys, state, strict=True):
@@ -61,7 +63,8 @@ def repeat(rule: Rule, times: int) -> Rule:
 
     def update(key, params, state, ys, *, weights=None):
         def step(carry, k):
-            params, state, info = rule.update(k, *carry, ys, weights=weights)
+            params, state = carry
+            params, state, info = rule.update(k, params, state, ys, weights=weights)
             return (params, state), info
 
         (params, state), infos = jax.lax.scan(step, (params, state), split(key, times), length=times)
@@ -73,15 +76,17 @@ def repeat(rule: Rule, times: int) -> Rule:
 def restrict(rule: Rule, *where: Any) -> Rule:
     """The rule, moving only the named parts of the parameters; the others keep their values.
 
-    A closed-form M step moves a family as a whole: half of an argmax is not the argmax of that half, so name whole families
-    when the rule is `em_step` or `vem_step` and the objective must not decrease.
+    A closed-form M step moves a family as a whole: half of an argmax is not the argmax of that half, so name whole
+    families when the rule is `em_step` or `vem_step` and the objective must not decrease.
 
     Args:
       rule: any rule.
       where: dotted names of subtrees, such as "theta.weights" or "psi"; or one pytree of bools, a prefix of `Params`.
 
     >>> from optim import Rule
-    >>> add = Rule(lambda params: (), lambda key, p, s, ys, *, weights=None: (jax.tree.map(lambda a: a + 1, p), s, None))
+    >>> def update(key, params, state, ys, *, weights=None):
+    ...     return jax.tree.map(lambda a: a + 1, params), state, None
+    >>> add = Rule(lambda params: (), update)
     >>> restrict(add, "theta.a").update(None, Params({"a": jnp.zeros(()), "b": jnp.zeros(())}, ()), (), None)[0].theta
     {'a': Array(1., dtype=float32...), 'b': Array(0., dtype=float32...)}
     """
@@ -97,18 +102,23 @@ def restrict(rule: Rule, *where: Any) -> Rule:
         new, state, info = rule.update(key, params, state, ys, weights=weights)
         leaves, treedef = jax.tree.flatten(new)
         kept = [n if m else o for n, m, o in zip(leaves, moves, jax.tree.leaves(params), strict=True)]
-        return treedef.unflatten(kept), state, info
+        return jax.tree.unflatten(treedef, kept), state, info
 
     return Rule(init, update)
 
 
 def selected(params: Params, where: tuple) -> list[bool]:
-    """Which leaves of params are named by dotted names, or by one prefix tree of bools; raises where they do not match."""
-    paths = [jax.tree_util.keystr(path, simple=True, separator=".") for path, _ in jax.tree_util.tree_leaves_with_path(params)]
+    """Which leaves of params are named, by dotted names or by one prefix tree of bools; raises where none match."""
+    paths = [
+        jax.tree_util.keystr(path, simple=True, separator=".")
+        for path, _ in jax.tree_util.tree_leaves_with_path(params)
+    ]
     if all(isinstance(name, str) for name in where):
         for name in where:
             if not any(_within(path, name) for path in paths):
-                raise ValueError(f"where: no part of the parameters is named {name!r}; the leaves are: {', '.join(paths)}")
+                raise ValueError(
+                    f"where: no part of the parameters is named {name!r}; the leaves are: {', '.join(paths)}"
+                )
         return [any(_within(path, name) for name in where) for path in paths]
     mask = where[0]
     try:
@@ -138,7 +148,9 @@ def minibatches(rule: Rule, size: int) -> Rule:
 
     def update(key, params, state, ys, *, weights=None):
         if key is None:
-            raise ValueError("key: got None, but minibatches() draws the order of the data; pass key=jax.random.key(seed)")
+            raise ValueError(
+                "key: got None, but minibatches() draws the order of the data; pass key=jax.random.key(seed)"
+            )
         count = batch_length(ys)
         weights = check_weights(weights, count, params)
         order_key, step_key = jax.random.split(key)
@@ -151,7 +163,8 @@ def minibatches(rule: Rule, size: int) -> Rule:
         def step(carry, inputs):
             k, row, mask = inputs
             batch = jax.tree.map(lambda a: a[row], ys)
-            params, state, info = rule.update(k, *carry, batch, weights=jnp.where(mask, weights[row], 0))
+            params, state = carry
+            params, state, info = rule.update(k, params, state, batch, weights=jnp.where(mask, weights[row], 0))
             return (params, state), info
 
         (params, state), infos = jax.lax.scan(step, (params, state), (jax.random.split(step_key, batches), rows, real))

@@ -17,7 +17,12 @@ Tree = Any
 
 
 def em_step(
-    model: Model, *, prior: Tree = None, chunk_size: int | None = 1024, estimator: Estimator | None = None, keep: bool = False
+    model: Model,
+    *,
+    prior: Tree = None,
+    chunk_size: int | None = 1024,
+    estimator: Estimator | None = None,
+    keep: bool = False,
 ) -> Rule:
     """EM (Dempster, Laird & Rubin 1977) as a rule: Ψ ← argmax L, the exact posterior, then Θ ← argmax L in closed form.
 
@@ -26,7 +31,8 @@ def em_step(
     Args:
       model: with an exact encoder, and families as the leaves of theta.
       prior: theta with each family replaced by a prior, such as `PseudoData`, or None (MAP-EM).
-      chunk_size: data looked at in one go, see `expected_statistics`. On a CPU the step is fastest where the largest array of a
+      chunk_size: data looked at in one go, see `expected_statistics`. On a CPU the step is fastest where the largest
+        array of a
         chunk is about 2 MB: 256 data for 32 components in 64 dimensions, 2048 for 16 in 16.
       estimator: how to take the expectation; `Automatic` by default.
       keep: what to do with leaves of theta that are not in a family and so have no closed form: raise, or keep them.
@@ -81,13 +87,13 @@ def exact_e_step(model: Model, params: Params) -> Tree:
 def require_families(theta: Tree, keep: bool) -> None:
     """Raises if theta has a leaf without a closed-form M step, unless it is to be kept as it is."""
     leaves = [
-        (path, leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(theta, is_leaf=is_family) if not is_family(leaf)
+        (path, leaf)
+        for path, leaf in jax.tree_util.tree_leaves_with_path(theta, is_leaf=is_family)
+        if not is_family(leaf)
     ]
     if leaves and not keep:
         names = ", ".join("theta" + jax.tree_util.keystr(path) for path, _ in leaves[:5])
         raise TypeError(
-            f"theta: {names} {'has' if len(leaves) == 1 else 'have'} no closed-form M step (not a Family). Make it a family, "
-            "move it with eg_step or vae_step, or pass keep=True to leave it as it is"
+            f"theta: {names} {'has' if len(leaves) == 1 else 'have'} no closed-form M step (not a Family). Make it a "
+            "family, move it with eg_step or vae_step, or pass keep=True to leave it as it is"
         )
-
-

@@ -22,14 +22,14 @@ class Fit(NamedTuple):
     Attributes:
       params: the last parameters.
       state: the rule's state; `fit(..., params, state=state, first=steps)` goes on from here.
-      history: `Info` of every step, NumPy arrays [steps].
+      history: `Info` of every step, NumPy arrays [steps]; None if no step was taken.
       steps: how many were taken.
       reason: why it stopped.
     """
 
     params: Params
     state: Tree
-    history: Info
+    history: Info | None
     steps: int
     reason: Reason
 
@@ -101,7 +101,7 @@ def fit(
                     reason = Reason.STOPPED
         except KeyboardInterrupt:
             reason = Reason.STOPPED
-    joined = jax.tree.map(lambda *parts: np.concatenate(parts), *history) if history else Info(*[np.zeros(0)] * 6)
+    joined = jax.tree.map(lambda *parts: np.concatenate(parts), *history) if history else None
     return Fit(params, state, joined, done, reason)
 
 

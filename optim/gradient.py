@@ -25,7 +25,8 @@ class Ascent(NamedTuple):
 
     Attributes:
       model: the pair (log_joint, encoder).
-      optimizer: an optax optimiser; it is given the loss −objective, with `value`, `grad` and `value_fn` for line searches.
+      optimizer: an optax optimiser; it is given the loss −objective, with `value`, `grad` and `value_fn` for line
+        searches.
       prior: theta with priors in place of families, or None.
       estimator: how to take the expectation; None for `Automatic`.
       chunk_size: data looked at in one go; None for all.
@@ -111,4 +112,3 @@ def ascend(
         finite=finite,
     )
     return new, choose(finite, new_state, state), info
-

@@ -40,13 +40,13 @@ def match_prior(theta: Tree, prior: Tree) -> list:
         priors = treedef.flatten_up_to(prior)
     except (ValueError, TypeError) as error:
         raise ValueError(
-            f"prior: its tree does not match theta's. Expected theta with each family replaced by a prior or None, that is "
-            f"{treedef}; got {jax.tree.structure(prior, is_leaf=lambda p: hasattr(p, 'log_prob'))}"
+            "prior: its tree does not match theta's. Expected theta with each family replaced by a prior or None, that "
+            f"is {treedef}; got {jax.tree.structure(prior, is_leaf=lambda p: hasattr(p, 'log_prob'))}"
         ) from error
     for leaf, p in zip(leaves, priors, strict=True):
         if p is not None and not (is_family(leaf) and hasattr(p, "statistics") and hasattr(p, "log_prob")):
             raise TypeError(
-                f"prior: got {type(p).__name__} for a {type(leaf).__name__}; expected an object with statistics(family) and "
-                "log_prob(family), such as PseudoData, where theta has a family, and None elsewhere"
+                f"prior: got {type(p).__name__} for a {type(leaf).__name__}; expected an object with statistics(family) "
+                "and log_prob(family), such as PseudoData, where theta has a family, and None elsewhere"
             )
     return priors

@@ -14,8 +14,8 @@ class Info(NamedTuple):
     """What one update reports, of the parameters that it was given; scalars.
 
     Attributes:
-      elbo: L per datum in nats, the weighted mean over the data that are feasible; larger is better. After an exact E step
-        it is ln P_Θ(y) per datum.
+      elbo: L per datum in nats, the weighted mean over the data that are feasible; larger is better. After an exact E
+        step it is ln P_Θ(y) per datum.
       objective: what the rule climbs: `elbo`, plus the log prior (where there is one) divided by the total weight.
       feasible: bool, whether every datum of non-zero weight has a finite L.
       dropped: int, how many have not; they move nothing.

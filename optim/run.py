@@ -71,8 +71,8 @@ def run(
       ys: pytree of data with a leading axis N.
       key: for rules that sample; step i uses fold_in(key, first + i).
       steps: at most how many.
-      tolerance: stop when |change of the objective per datum| <= tolerance · max(1, |objective|), in nats; None: never. Only
-        without one is the run differentiable in reverse mode (a scan in place of a while loop).
+      tolerance: stop when |change of the objective per datum| <= tolerance · max(1, |objective|), in nats; None:
+        never. Only without one is the run differentiable in reverse mode (a scan in place of a while loop).
       weights: [N].
       state: of an earlier run, to go on; by default `rule.init(params)`.
       first: number of steps taken before, for the keys.
@@ -82,7 +82,8 @@ def run(
         return loop(rule, params, state, ys, key, weights, tolerance, first, steps, jnp.nan, steps)
 
     def step(carry, i):
-        params, state, info = rule.update(step_key(key, first + i), *carry, ys, weights=weights)
+        params, state = carry
+        params, state, info = rule.update(step_key(key, first + i), params, state, ys, weights=weights)
         return (params, state), info
 
     (params, state), history = jax.lax.scan(step, (params, state), jnp.arange(steps))
@@ -93,7 +94,7 @@ def run(
 
 
 def loop(rule, params, state, ys, key, weights, tolerance, first, limit, last, size: int) -> Run:
-    """What `run` and `fit` have in common: at most `limit` <= `size` steps, in a while loop with a history of `size` entries.
+    """What `run` and `fit` have in common: at most `limit` steps, a while loop with a history of `size` entries.
 
     `last` is the objective before the first step (NaN: unknown); the other arguments are those of `run`.
     """

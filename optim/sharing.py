@@ -1,7 +1,7 @@
 """Common subexpressions of a traced function, computed once.
 
-An encoder and a log_joint often compute the same likelihoods. The compiler merges them in straight-line code, but not in the
-body of a loop, where it first hoists their constants apart; so it is done here, on the jaxpr.
+An encoder and a log_joint often compute the same likelihoods. The compiler merges them in straight-line code, but not
+in the body of a loop, where it first hoists their constants apart; so it is done here, on the jaxpr.
 """
 
 from collections.abc import Callable, Sequence
@@ -32,7 +32,7 @@ def share(f: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _evaluate(jaxpr: Jaxpr, consts: Sequence, args: Sequence, known: dict) -> list:
-    """Evaluates a jaxpr with calls inlined; `known` maps (operation, operands) to (results, operands, kept alive for their id)."""
+    """Evaluates a jaxpr with calls inlined; `known` maps an operation on operands (by id) to its results, and keeps both."""
     env = dict(zip([*jaxpr.constvars, *jaxpr.invars], [*consts, *args], strict=True))
 
     def read(atom):
@@ -40,7 +40,9 @@ def _evaluate(jaxpr: Jaxpr, consts: Sequence, args: Sequence, known: dict) -> li
 
     def name(atom):
         value = read(atom)
-        opaque = isinstance(value, jax.core.Tracer) or jax.dtypes.issubdtype(jax.typeof(value).dtype, jax.dtypes.extended)
+        opaque = isinstance(value, jax.core.Tracer) or jax.dtypes.issubdtype(
+            jax.typeof(value).dtype, jax.dtypes.extended
+        )
         if opaque or np.size(value) > 1:
             return id(value)
         return str(jax.typeof(value)), np.asarray(value).tobytes()  # a constant is its value, wherever it was made
@@ -48,7 +50,7 @@ def _evaluate(jaxpr: Jaxpr, consts: Sequence, args: Sequence, known: dict) -> li
     for eqn in jaxpr.eqns:
         values = [read(v) for v in eqn.invars]
         if eqn.primitive.name in _CALLS:
-            body = eqn.params.get("jaxpr", eqn.params.get("call_jaxpr"))
+            body: Any = eqn.params.get("jaxpr", eqn.params.get("call_jaxpr"))
             out = _evaluate(getattr(body, "jaxpr", body), getattr(body, "consts", ()), values, known)
         else:
             key = None if eqn.effects else (eqn.primitive, _hashable(eqn.params), *map(name, eqn.invars))

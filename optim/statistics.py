@@ -70,7 +70,8 @@ def maximize(theta: Tree, statistics: Statistics, *, prior: Tree = None) -> Tree
     Args:
       theta: the parameters that the statistics were measured with.
       statistics: from `expected_statistics`, or a sum of such.
-      prior: theta with each family replaced by a prior (`statistics(family)`, `log_prob(family)`) or None; None for none.
+      prior: theta with each family replaced by a prior (`statistics(family)`, `log_prob(family)`) or None; None for
+        none.
     """
     leaves, treedef = flatten(theta)
     families = treedef.flatten_up_to(add_prior(theta, statistics.families, prior))
@@ -82,7 +83,9 @@ def count_empty(theta: Tree, families: Tree) -> jax.Array:
     """How many components the statistics hold no data of, an int scalar."""
     leaves, treedef = flatten(theta)
     pairs = zip(leaves, treedef.flatten_up_to(families), strict=True)
-    return sum((jnp.sum(leaf.empty(s), dtype=jnp.int32) for leaf, s in pairs if is_family(leaf)), jnp.zeros((), jnp.int32))
+    return sum(
+        (jnp.sum(leaf.empty(s), dtype=jnp.int32) for leaf, s in pairs if is_family(leaf)), jnp.zeros((), jnp.int32)
+    )
 
 
 def _summarize(model, estimator, params, ys, weights, keys) -> Statistics:

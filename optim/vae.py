@@ -28,8 +28,8 @@ def vae_step(
       optimizer: an optax optimiser for `Params(theta, psi)`.
       prior: theta with each family replaced by a prior, or None.
       chunk_size: data looked at in one go; all by default.
-      estimator: how to take the expectation; by default the best that each term of log_joint allows, `Reparameterized()`
-        for a network in z.
+      estimator: how to take the expectation; by default the best that each term of log_joint allows,
+        `Reparameterized()` for a network in z.
     """
     ascent = Ascent(model, optimizer, prior, estimator, chunk_size)
 

@@ -31,8 +31,8 @@ def estimate(family: Any, weights: jax.Array, *data: Tree, rounds: int = 2) -> A
     """The family of maximum likelihood for weighted data; `family` gives the kind, the batch shape and the floor.
 
     Args:
-      family: where to start. The first round is taken from its coordinates, the others from those of the estimate: in float32
-        the second repairs what a far start has rounded away.
+      family: where to start. The first round is taken from its coordinates, the others from those of the estimate: in
+        float32 the second repairs what a far start has rounded away.
       weights: [N, *batch].
       data: the arguments of `family.log_prob`, each with a leading axis N.
       rounds: how often.

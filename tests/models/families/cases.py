@@ -1,0 +1,303 @@
+"""One table of families: random parameters and data, and densities, statistics and estimates written by hand in numpy."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import scipy.special
+import scipy.stats
+
+from models.families import Bernoulli, Categorical, LinearGaussian, MultivariateNormal, Normal, Poisson
+
+D, P, V = 3, 2, 4
+TIED = "tied"
+
+
+@dataclass(frozen=True)
+class Case:
+    """How one family is tested. Data are tuples of arrays with a leading axis N, the arguments of log_prob.
+
+    Attributes:
+      create: (rng, batch) -> family with random parameters.
+      data: (rng, N) -> data.
+      log_density: (family, index of one component, *data) -> ln p by scipy, [N].
+      statistics: (family, weights [N, *batch], *data) -> Σ w T, a tuple in the order of the family's own statistics.
+      parameters: family -> what `fit` estimates, as numpy arrays.
+      fit: (weights [N, *batch], *data) -> the same, by weighted maximum likelihood.
+      sigma: reference of batch shape () -> (weights, *data), a few data with E T of the reference.
+      expectation: family -> E[draw], [*batch, ...].
+      carrier: data -> the part of ln p that has no parameters in it, [N].
+    """
+
+    create: Callable
+    data: Callable
+    log_density: Callable
+    statistics: Callable
+    parameters: Callable
+    fit: Callable
+    sigma: Callable
+    expectation: Callable
+    carrier: Callable = lambda *data: np.zeros(len(data[0]))
+
+
+def draw(family: Any, key: jax.Array) -> tuple:
+    """One datum per component, with x ~ N(centre, I) for a regression."""
+    if not isinstance(family, LinearGaussian):
+        return (family.sample(key),)
+    key, key_x = jax.random.split(key)
+    x = family.centre + jax.random.normal(key_x, family.centre.shape, family.centre.dtype)
+    return family.sample(key, x), x
+
+
+def log_probs(family: Any, *data: jax.Array) -> jax.Array:
+    """ln p of a batch of data, [N, *batch]."""
+    return jax.vmap(family.log_prob)(*data)
+
+
+def numpy(tree: Any) -> Any:
+    return jax.tree.map(np.asarray, tree)
+
+
+def wsum(weights, *terms):
+    """Σ_n w_n ⊗ terms_n: terms [N, *batch, i] make axes i, j, ... of the answer; [*batch] without terms."""
+    letters = "ij"[: len(terms)]
+    operands = ",".join(["n...", *(f"n...{i}" for i in letters)])
+    return np.einsum(f"{operands}->...{letters}", weights, *terms)
+
+
+def spread(x, weights):
+    """Data [N, D] as [N, *batch, D]."""
+    return np.broadcast_to(x.reshape(len(x), *(1,) * (weights.ndim - 1), -1), (*weights.shape, x.shape[-1]))
+
+
+def mean_and_covariance(weights, x):
+    x = spread(x, weights)
+    mean = wsum(weights, x) / wsum(weights)[..., None]
+    return mean, wsum(weights, x - mean, x - mean) / wsum(weights)[..., None, None]
+
+
+def diagonal(a):
+    return np.diagonal(a, axis1=-2, axis2=-1)
+
+
+def indicator(x):
+    return np.eye(V)[x] if np.issubdtype(x.dtype, np.integer) else x
+
+
+def categorical(as_indicator: bool) -> Case:
+    def data(rng, n):
+        x = np.arange(n) % V
+        return (np.eye(V)[x],) if as_indicator else (x,)
+
+    def sigma(reference):
+        return (numpy(reference.probabilities()), *data(None, V))
+
+    def fit(weights, x):
+        return {"probabilities": wsum(weights, spread(indicator(x), weights)) / wsum(weights)[..., None]}
+
+    return Case(
+        lambda rng, batch: Categorical.create(rng.dirichlet(np.ones(V), batch)),
+        data,
+        lambda f, i, x: scipy.stats.multinomial(1, numpy(f.probabilities())[i]).logpmf(indicator(x)),
+        lambda f, w, x: (wsum(w, spread(indicator(x), w)),),
+        lambda f: {"probabilities": numpy(f.probabilities())},
+        fit,
+        sigma,
+        lambda f: numpy(f.probabilities()) @ np.arange(V),
+    )
+
+
+def bernoulli() -> Case:
+    def fit(weights, x):
+        return {"probabilities": wsum(weights, spread(x, weights)) / wsum(weights)[..., None]}
+
+    return Case(
+        lambda rng, batch: Bernoulli.create(rng.uniform(0.1, 0.9, (*batch, D))),
+        lambda rng, n: (rng.integers(0, 2, (n, D)).astype(float),),
+        lambda f, i, x: scipy.stats.bernoulli(numpy(f.probabilities())[i]).logpmf(x).sum(-1),
+        lambda f, w, x: (wsum(w, spread(1 - x, w)), wsum(w, spread(x, w))),
+        lambda f: {"probabilities": numpy(f.probabilities())},
+        fit,
+        lambda reference: (np.ones(1), numpy(reference.probabilities())[None]),
+        lambda f: numpy(f.probabilities()),
+    )
+
+
+def poisson() -> Case:
+    def fit(weights, x):
+        return {"rate": wsum(weights, spread(x, weights)) / wsum(weights)[..., None]}
+
+    return Case(
+        lambda rng, batch: Poisson.create(rng.uniform(0.5, 30, (*batch, D))),
+        lambda rng, n: (rng.poisson(rng.uniform(0.5, 40, (n, D))).astype(float),),
+        lambda f, i, x: scipy.stats.poisson(numpy(f.rate())[i]).logpmf(x).sum(-1),
+        lambda f, w, x: (wsum(w), wsum(w, spread(x, w))),
+        lambda f: {"rate": numpy(f.rate())},
+        fit,
+        lambda reference: (np.ones(1), numpy(reference.rate())[None]),
+        lambda f: numpy(f.rate()),
+        lambda x: -scipy.special.gammaln(x + 1).sum(-1),
+    )
+
+
+def gaussian_data(rng, n):
+    return (rng.normal(size=(n, D)) @ rng.normal(size=(D, D)) + rng.normal(size=D),)
+
+
+def axes(mean, covariance):
+    """2D points of equal weight with the given mean and covariance."""
+    offsets = np.sqrt(len(mean)) * np.linalg.cholesky(covariance).T
+    return np.full(2 * len(mean), 0.5 / len(mean)), np.concatenate([mean + offsets, mean - offsets])
+
+
+def normal() -> Case:
+    def statistics(f, w, x):
+        u = (spread(x, w) - numpy(f.mean)) / numpy(f.scale())
+        return wsum(w), wsum(w, u), diagonal(wsum(w, u, u)), wsum(w)
+
+    def fit(weights, x):
+        mean, covariance = mean_and_covariance(weights, x)
+        return {"mean": mean, "scale": np.sqrt(diagonal(covariance))}
+
+    return Case(
+        lambda rng, batch: Normal.create(rng.normal(size=(*batch, D)), rng.uniform(0.5, 2, (*batch, D))),
+        gaussian_data,
+        lambda f, i, x: scipy.stats.norm(numpy(f.mean)[i], numpy(f.scale())[i]).logpdf(x).sum(-1),
+        statistics,
+        lambda f: {"mean": numpy(f.mean), "scale": numpy(f.scale())},
+        fit,
+        lambda reference: axes(numpy(reference.mean), np.diag(numpy(reference.scale()) ** 2)),
+        lambda f: numpy(f.mean),
+    )
+
+
+def multivariate_normal(kind: str) -> Case:
+    def covariance_shape(batch):
+        return {"full": batch, "tied": ()}.get(kind, batch)
+
+    def create(rng, batch):
+        root = rng.normal(size=(*covariance_shape(batch), D, D))
+        covariance = root @ np.swapaxes(root, -1, -2) + 0.5 * np.eye(D)
+        covariance = covariance[..., 0, 0] if kind == "spherical" else covariance
+        return MultivariateNormal.create(rng.normal(size=(*batch, D)), covariance, covariance_type=kind)
+
+    def covariances(f):
+        return np.broadcast_to(numpy(f.covariance()), (*f.batch_shape, f.event_size, f.event_size))
+
+    def statistics(f, w, x):
+        u = np.einsum("...ij,n...j->n...i", numpy(f.whitener()), spread(x, w) - numpy(f.mean))
+        second = wsum(w, u, u)
+        if kind == "spherical":
+            second = np.trace(second, axis1=-2, axis2=-1)
+        if kind == "tied":
+            second = second.sum(tuple(range(second.ndim - 2)))
+        return wsum(w), wsum(w, u), second, wsum(w)
+
+    def fit(weights, x):
+        mean, covariance = mean_and_covariance(weights, x)
+        if kind == "spherical":
+            covariance = diagonal(covariance).mean(-1)[..., None, None] * np.eye(covariance.shape[-1])
+        if kind == "tied":
+            total = wsum(weights)[..., None, None]
+            pooled = (total * covariance).reshape(-1, *covariance.shape[-2:]).sum(0) / total.sum()
+            covariance = np.broadcast_to(pooled, covariance.shape)
+        return {"mean": mean, "covariance": covariance}
+
+    return Case(
+        create,
+        gaussian_data,
+        lambda f, i, x: scipy.stats.multivariate_normal(numpy(f.mean)[i], covariances(f)[i]).logpdf(x),
+        statistics,
+        lambda f: {"mean": numpy(f.mean), "covariance": covariances(f)},
+        fit,
+        lambda reference: axes(numpy(reference.mean), covariances(reference)),
+        lambda f: numpy(f.mean),
+    )
+
+
+def linear_gaussian(spherical: bool) -> Case:
+    def create(rng, batch):
+        return LinearGaussian.create(
+            rng.normal(size=(*batch, D, P)),
+            rng.normal(size=(*batch, D)),
+            rng.uniform(0.5, 2, batch if spherical else (*batch, D)),
+            centre=np.array([0.5, -1.0]),
+        )
+
+    def data(rng, n):
+        x = rng.normal(size=(n, P)) @ rng.normal(size=(P, P)) + rng.normal(size=P)
+        return x @ rng.normal(size=(P, D)) + rng.normal(size=D) + rng.normal(size=(n, D)), x
+
+    def mean(f, x):
+        """E[y | x], [N, *batch, D]."""
+        return np.einsum("...dp,np->n...d", numpy(f.weights), x - numpy(f.centre)) + numpy(f.bias)
+
+    def statistics(f, w, y, x):
+        r = (spread(y, w) - mean(f, x)) / numpy(f.scale())
+        design = spread(np.column_stack([np.ones(len(x)), x - numpy(f.centre)]), w)
+        second = diagonal(wsum(w, r, r))
+        return wsum(w, design, design), wsum(w, design, r), second.sum(-1) if spherical else second, wsum(w)
+
+    def fit(weights, y, x):
+        # numpy's least squares, component by component
+        design = np.column_stack([np.ones(len(x)), x])
+        flat = weights.reshape(len(x), -1).T
+        found = [np.linalg.lstsq(design * np.sqrt(w)[:, None], y * np.sqrt(w)[:, None])[0] for w in flat]
+        squares = [w @ (y - design @ b) ** 2 / w.sum() for w, b in zip(flat, found, strict=True)]
+        squares = [np.full_like(s, s.mean()) for s in squares] if spherical else squares
+        batch = weights.shape[1:]
+        return {
+            "coefficients": np.reshape(found, (*batch, *found[0].shape)),
+            "scale": np.sqrt(squares).reshape(*batch, -1),
+        }
+
+    def parameters(f):
+        # of y = (1, x) · coefficients, free of the centre
+        bias = mean(f, np.zeros((1, P)))[0]
+        coefficients = np.concatenate([bias[..., None, :], np.swapaxes(numpy(f.weights), -1, -2)], -2)
+        return {"coefficients": coefficients, "scale": numpy(f.scale())}
+
+    def sigma(reference):
+        covariance = np.diag(np.append(np.ones(P), numpy(reference.scale()) ** 2))
+        weights, points = axes(np.append(numpy(reference.centre), np.zeros(D)), covariance)
+        x, noise = points[:, :P], points[:, P:]
+        return weights, mean(reference, x) + noise, x
+
+    return Case(
+        create,
+        data,
+        lambda f, i, y, x: (
+            scipy.stats.norm(mean(f, x)[(slice(None), *i)], numpy(f.scale())[i]).logpdf(y).sum(-1)
+        ),
+        statistics,
+        parameters,
+        fit,
+        sigma,
+        lambda f: mean(f, numpy(f.centre)[None])[0],
+    )
+
+
+CASES = {
+    "categorical": categorical(as_indicator=False),
+    "categorical-indicator": categorical(as_indicator=True),
+    "bernoulli": bernoulli(),
+    "poisson": poisson(),
+    "normal": normal(),
+    "full": multivariate_normal("full"),
+    "tied": multivariate_normal("tied"),
+    "spherical": multivariate_normal("spherical"),
+    "regression": linear_gaussian(spherical=False),
+    "regression-spherical": linear_gaussian(spherical=True),
+}
+GAUSSIAN = ["normal", "full", "tied", "spherical", "regression", "regression-spherical"]
+FIXED = {"floor", "centre"}
+
+
+def cast(tree: Any, dtype: Any) -> Any:
+    """The floating-point arrays of a tree in another type."""
+    return jax.tree.map(
+        lambda a: jnp.asarray(a, dtype if jnp.issubdtype(jnp.result_type(a), jnp.floating) else None), tree
+    )
