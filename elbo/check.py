@@ -1,27 +1,15 @@
 """Does a new model keep its promises? A report in plain words, made on a few data."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from functools import reduce
-from operator import add
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax.flatten_util import ravel_pytree
 
-from .estimators import Automatic, Enumerated, Reparameterized
-from .exact import ExactEncoder, terms
-from .linalg import cholesky
 from .model import Model, Params
-from .objective import batch_length, decompose, elbo, evidence
-from .polynomial import degree
-from .posteriors import MultivariateNormal
+from .objective import batch_length
+from .promises import NEEDED, PROMISES, Trial
 
 Tree = Any
-_DRAWS = 2000
-_METHODS = ("sample", "log_prob", "entropy", "mode", "mean")
-_NO_KEY = "not tested: pass key=jax.random.key(0)"
 
 
 class Check(NamedTuple):
@@ -49,13 +37,13 @@ class Report(NamedTuple):
 def check_model(
     model: Model, params: Params, ys: Tree, *, key: jax.Array | None = None, tolerance: float | None = None
 ) -> Report:
-    """Tests the promises of a model on a few data: shapes, dtypes, structure, posterior, the objective and its gradient.
+    """Tests what a model promises on a few data: shapes, dtypes, structure, posterior, the objective and its gradient.
 
     Args:
       model: the pair (log_joint, encoder).
       params: parameters to try it at.
       ys: a pytree with a leading axis N, say 8 data, all of them usable.
-      key: for the tests of `sample`; without it they are left out, and the report says so.
+      key: for the tests that draw samples; without it they are left out, and the report says so.
       tolerance: relative; by default the root of the machine epsilon of the parameters' dtype.
 
     Returns:
@@ -78,56 +66,18 @@ def check_model(
         raise ValueError(f"tolerance: got {tolerance}, expected a positive number or None")
     batch_length(ys)
     ys = jax.tree.map(jnp.asarray, ys)
-    if unusable := _where(~jax.vmap(model.usable)(ys)):
+    if unusable := jnp.flatnonzero(~jax.vmap(model.usable)(ys)).tolist():
         raise ValueError(f"ys: data {unusable} are not usable (model.usable(y) is False), expected data without them")
-    floats = [a.dtype for a in map(jnp.asarray, jax.tree.leaves(params)) if jnp.issubdtype(a.dtype, jnp.floating)]
+    floats = [a for a in jax.tree.leaves(params) if jnp.issubdtype(jnp.result_type(a), jnp.floating)]
     dtype = jnp.result_type(*floats) if floats else jnp.zeros(()).dtype
-    trial = _Trial(model, params, ys, key, tolerance or float(jnp.finfo(dtype).eps) ** 0.5, dtype)
-    checks = [_attempt(trial, _encoder), _attempt(trial, _log_joint)]
-    if all(check.ok for check in checks):
-        rest = (_structure, _dtype, _finite, _samples, _normalised, _objective, _gradients)
-        checks += [_attempt(trial, test) for test in rest]
-    return Report(tuple(checks))
-
-
-class _Wrong(Exception):
-    """A broken promise."""
-
-
-@dataclass(frozen=True)
-class _Trial:
-    model: Model
-    params: Params
-    ys: Tree
-    key: jax.Array | None
-    tolerance: float
-    dtype: Any
-
-    def terms(self, z: Tree, y: Tree) -> tuple:
-        return terms(self.model.log_joint, self.params.theta, z, y)
-
-    def first(self) -> tuple[Any, Tree, list[Callable[[Tree], jax.Array]]]:
-        """The first datum's posterior, the datum, and its terms as functions of z."""
-        y = jax.tree.map(lambda a: a[0], self.ys)
-        q = self.model.encoder(self.params.psi, y)
-        count = len(jax.eval_shape(lambda: self.terms(q.mean(), y)))
-        return q, y, [lambda z, i=i: self.terms(z, y)[i] for i in range(count)]
-
-    def each(self, f: Callable[[Any, Tree], Tree]) -> Tree:
-        """f(q, y) of every datum."""
-        return jax.jit(jax.vmap(lambda y: f(self.model.encoder(self.params.psi, y), y)))(self.ys)
-
-    def draw(self, f: Callable[[Any, Tree], Tree], draws: int = _DRAWS) -> Tree:
-        """f(q, z) of draws from the posterior of every datum, [N, draws // N, ...]."""
-        keys = jax.random.split(self.key, max(2, draws // batch_length(self.ys)))
-        return self.each(lambda q, _: jax.vmap(lambda k: f(q, q.sample(k)))(keys))
-
-    def enumerable(self) -> bool:
-        """Whether support() lists the values of z."""
+    trial = Trial(model, params, ys, key, tolerance or float(jnp.finfo(dtype).eps) ** 0.5, dtype)
+    checks: list[Check] = []
+    for name, promise in PROMISES.items():
         try:
-            return bool(jax.eval_shape(self.first()[0].support))
-        except (AttributeError, ValueError):
-            return False
-
-    def close(self, a: jax.Array, b: jax.Array) -> jax.Array:
-        return (jnp.abs(a - b) <= self.tolerance * (1 + jnp.abs(a))) | (a == b)
+            ok, message = promise(trial)
+        except Exception as error:  # whatever the model's own code raises is a finding
+            ok, message = False, f"raised {type(error).__name__}: {error}"
+        checks.append(Check(name, ok, message))
+        if name in NEEDED and not ok:
+            break
+    return Report(tuple(checks))

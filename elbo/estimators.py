@@ -46,8 +46,8 @@ class Exact:
             return jax.tree.unflatten(treedef, [q.expect_quadratic(_leaf(f, i)) for i in range(len(leaves))])
         shape = "quadratic" if order == 2 else "neither affine nor quadratic"
         raise StructureError(
-            f"log_joint: is {shape} in z, so its expectation under a {type(q).__name__} has no closed form and taking it "
-            f"at the mean would be silently wrong. Pass estimator= one of: {_CHOICES}"
+            f"log_joint: is {shape} in z, so its expectation under a {type(q).__name__} has no closed form and taking "
+            f"it at the mean would be silently wrong. Pass estimator= one of: {_CHOICES}"
         )
 
 

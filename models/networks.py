@@ -22,7 +22,7 @@ def functional(module: nnx.Module) -> tuple[Callable[..., Any], Tree]:
     >>> apply(params, jax.numpy.ones(3)).shape, sorted(params)
     ((2,), ['bias', 'kernel'])
     """
-    graph, params, rest = nnx.split(module, nnx.Param, ...)
+    graph, params, rest = nnx.split(module, nnx.Param, ...)  # type: ignore[misc]
 
     def apply(params: Tree, *args: Any) -> Any:
         return nnx.merge(graph, params, rest)(*args)

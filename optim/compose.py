@@ -57,7 +57,15 @@ def merge(infos: list[Info]) -> Info:
 
 
 def repeat(rule: Rule, times: int) -> Rule:
-    """The rule `times` times on the same batch, in one compiled loop; `info` as in `chain`."""
+    """The rule `times` times on the same batch, in one compiled loop; `info` as in `chain`.
+
+    >>> def double(key, params, state, ys, *, weights=None):
+    ...     zero = jnp.zeros(())
+    ...     new = jax.tree.map(lambda a: 2 * a, params)
+    ...     return new, state, Info(zero, zero, zero == 0, zero, zero, zero == 0)
+    >>> repeat(Rule(lambda params: (), double), 3).update(None, Params(jnp.ones(()), ()), (), None)[0].theta.tolist()
+    8.0
+    """
     if times < 1:
         raise ValueError(f"times: got {times}, expected at least 1")
 
@@ -142,6 +150,14 @@ def minibatches(rule: Rule, size: int) -> Rule:
     Args:
       rule: any rule.
       size: data in a minibatch.
+
+    >>> def count(key, params, state, ys, *, weights=None):
+    ...     zero = jnp.zeros(())
+    ...     return params, state + jnp.sum(weights * ys), Info(zero, zero, zero == 0, zero, zero, zero == 0)
+    >>> rule = minibatches(Rule(lambda params: jnp.zeros(()), count), 2)
+    >>> params, ys = Params(jnp.ones(()), ()), jnp.array([1.0, 10.0, 100.0])
+    >>> rule.update(jax.random.key(0), params, rule.init(params), ys)[1].tolist()
+    111.0
     """
     if size < 1:
         raise ValueError(f"size: got {size}, expected at least 1")

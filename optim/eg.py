@@ -33,6 +33,13 @@ def eg_step(
       prior: theta with each family replaced by a prior, or None.
       chunk_size: data looked at in one go; all by default.
       estimator: how to take the expectation; `Automatic` by default.
+
+    >>> import elbo, jax.numpy as jnp
+    >>> log_joint = lambda theta, z, y: z @ jax.nn.log_sigmoid(theta * (2 * y - 1))  # two coins, thrown in turn
+    >>> model = elbo.Model(log_joint, elbo.exact(log_joint, elbo.categorical(2)))
+    >>> rule, params = eg_step(model, optax.sgd(1.0)), Params(jnp.zeros(2), jnp.zeros(2))
+    >>> rule.update(None, params, rule.init(params), jnp.ones(3))[0].theta.tolist()
+    [0.25, 0.25]
     """
     ascent = Ascent(model, optimizer, prior, estimator, chunk_size)
 

@@ -32,10 +32,19 @@ def em_step(
       model: with an exact encoder, and families as the leaves of theta.
       prior: theta with each family replaced by a prior, such as `PseudoData`, or None (MAP-EM).
       chunk_size: data looked at in one go, see `expected_statistics`. On a CPU the step is fastest where the largest
-        array of a
-        chunk is about 2 MB: 256 data for 32 components in 64 dimensions, 2048 for 16 in 16.
+        array of a chunk is about 2 MB: 256 data for 32 components in 64 dimensions, 2048 for 16 in 16.
       estimator: how to take the expectation; `Automatic` by default.
       keep: what to do with leaves of theta that are not in a family and so have no closed form: raise, or keep them.
+
+    >>> import elbo
+    >>> from models.families import Bernoulli
+    >>> log_joint = lambda theta, z, y: jnp.dot(z, jnp.log(0.5) + theta.log_prob(y))  # two coins, one is thrown
+    >>> model = elbo.Model(log_joint, elbo.exact(log_joint, elbo.categorical(2)))
+    >>> coins = Bernoulli.create(jnp.array([[0.4], [0.6]]))
+    >>> rule = em_step(model)
+    >>> params, state, info = rule.update(None, Params(coins, coins), (), jnp.array([[1.0], [1.0], [0.0]]))
+    >>> params.theta.probabilities()[:, 0].tolist(), info.elbo.tolist()
+    ([0.5714, 0.75], -0.6931)
     """
 
     def init(params: Params) -> tuple:

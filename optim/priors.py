@@ -46,7 +46,7 @@ def match_prior(theta: Tree, prior: Tree) -> list:
     for leaf, p in zip(leaves, priors, strict=True):
         if p is not None and not (is_family(leaf) and hasattr(p, "statistics") and hasattr(p, "log_prob")):
             raise TypeError(
-                f"prior: got {type(p).__name__} for a {type(leaf).__name__}; expected an object with statistics(family) "
-                "and log_prob(family), such as PseudoData, where theta has a family, and None elsewhere"
+                f"prior: got {type(p).__name__} for a {type(leaf).__name__}; expected an object with "
+                "statistics(family) and log_prob(family), such as PseudoData, where theta has a family, and None elsewhere"
             )
     return priors

@@ -76,6 +76,15 @@ def run(
       weights: [N].
       state: of an earlier run, to go on; by default `rule.init(params)`.
       first: number of steps taken before, for the keys.
+
+    >>> import elbo, optim
+    >>> from models import mixture
+    >>> ys = jnp.array([[0.0], [0.1], [5.0], [5.1]])
+    >>> rule, starts = optim.em_step(mixture.model(2)), jax.random.split(jax.random.key(0), 3)
+    >>> starts = jax.vmap(lambda k: mixture.init(k, ys, 2))(starts)
+    >>> runs = jax.vmap(lambda start: run(rule, start, ys, steps=20, tolerance=1e-6))(starts)
+    >>> [Reason(r).name for r in runs.reason.tolist()]
+    ['CONVERGED', 'CONVERGED', 'CONVERGED']
     """
     state = rule.init(params) if state is None else state
     if tolerance is not None:

@@ -32,7 +32,7 @@ def share(f: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _evaluate(jaxpr: Jaxpr, consts: Sequence, args: Sequence, known: dict) -> list:
-    """Evaluates a jaxpr with calls inlined; `known` maps an operation on operands (by id) to its results, and keeps both."""
+    """Evaluates a jaxpr with calls inlined; `known` maps an operation on operands, by id, to its results."""
     env = dict(zip([*jaxpr.constvars, *jaxpr.invars], [*consts, *args], strict=True))
 
     def read(atom):

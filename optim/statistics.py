@@ -58,6 +58,17 @@ def expected_statistics(
 
     Returns:
       `Statistics`, whose sums over parts of the data equal those of the whole.
+
+    >>> import elbo
+    >>> from models.families import Bernoulli
+    >>> log_joint = lambda theta, z, y: jnp.dot(z, theta.log_prob(y))
+    >>> model = elbo.Model(log_joint, elbo.exact(log_joint, elbo.categorical(2)))
+    >>> coins = Bernoulli.create(jnp.array([[0.25], [0.75]]))
+    >>> statistics = expected_statistics(model, Params(coins, coins), jnp.array([[1.0], [1.0], [0.0]]))
+    >>> statistics.families.count.tolist(), statistics.families.ones[:, 0].tolist()
+    ([1.25, 1.75], [0.5, 1.5])
+    >>> maximize(coins, statistics).probabilities()[:, 0].tolist()
+    [0.4, 0.8571]
     """
     size = batch_length(ys)
     weights = check_weights(weights, size, params)

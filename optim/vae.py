@@ -30,6 +30,14 @@ def vae_step(
       chunk_size: data looked at in one go; all by default.
       estimator: how to take the expectation; by default the best that each term of log_joint allows,
         `Reparameterized()` for a network in z.
+
+    >>> import elbo, jax.numpy as jnp
+    >>> log_joint = lambda theta, z, y: -0.5 * jnp.sum((y - theta * z) ** 2 + z**2)
+    >>> model = elbo.Model(log_joint, lambda psi, y: elbo.Normal(psi * y, jnp.zeros(1)))
+    >>> rule, params = vae_step(model, optax.sgd(0.1)), Params(jnp.ones(()), jnp.zeros(()))
+    >>> new, state, info = rule.update(None, params, rule.init(params), jnp.ones((4, 1)))  # exact: it needs no key
+    >>> new.theta.tolist(), new.psi.tolist()
+    (0.9, 0.1)
     """
     ascent = Ascent(model, optimizer, prior, estimator, chunk_size)
 

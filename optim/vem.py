@@ -37,6 +37,17 @@ def vem_step(
       keep: what to do with leaves of theta that are not in a family: raise, or keep them.
 
     The `Info` is measured after the step in Ψ and before the one in Θ.
+
+    >>> import elbo, jax.numpy as jnp
+    >>> from models import factor_analysis
+    >>> ys = jax.random.normal(jax.random.key(0), (50, 3))
+    >>> theta = factor_analysis.init(jax.random.key(1), ys, 1).theta
+    >>> rule = vem_step(factor_analysis.amortized(), optax.adam(0.1))
+    >>> params = Params(theta, factor_analysis.init_linear_encoder(theta))
+    >>> params, state, first = rule.update(None, params, rule.init(params), ys)
+    >>> params, state, second = rule.update(None, params, state, ys)
+    >>> bool(second.elbo > first.elbo)
+    True
     """
     ascent = Ascent(model, optimizer, None, estimator, chunk_size)
 

@@ -13,7 +13,6 @@ import scipy.stats
 from models.families import Bernoulli, Categorical, LinearGaussian, MultivariateNormal, Normal, Poisson
 
 D, P, V = 3, 2, 4
-TIED = "tied"
 
 
 @dataclass(frozen=True)
@@ -175,11 +174,8 @@ def normal() -> Case:
 
 
 def multivariate_normal(kind: str) -> Case:
-    def covariance_shape(batch):
-        return {"full": batch, "tied": ()}.get(kind, batch)
-
     def create(rng, batch):
-        root = rng.normal(size=(*covariance_shape(batch), D, D))
+        root = rng.normal(size=(*(() if kind == "tied" else batch), D, D))
         covariance = root @ np.swapaxes(root, -1, -2) + 0.5 * np.eye(D)
         covariance = covariance[..., 0, 0] if kind == "spherical" else covariance
         return MultivariateNormal.create(rng.normal(size=(*batch, D)), covariance, covariance_type=kind)

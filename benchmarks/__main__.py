@@ -1,0 +1,42 @@
+"""`python -m benchmarks demo` shows what the toolkit does; `python -m benchmarks run` times it."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs a sub-command; its exit status."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+
+    demo = commands.add_parser("demo", help="small runs of every model, with figures")
+    demo.add_argument("parts", nargs="*", metavar="PART", help="which parts; all by default")
+    demo.add_argument("--data", type=Path, help="an MNIST npz file; without one the bundled digits are used")
+    demo.add_argument("--out", type=Path, default=Path("benchmarks/out"), help="folder for the figures (%(default)s)")
+
+    run = commands.add_parser("run", help="time us and the installed peers on the same problems")
+    run.add_argument("--only", nargs="+", default=[], metavar="NAME", help="problems; all by default")
+    run.add_argument("--tiny", action="store_true", help="at sizes that only try the machinery")
+    run.add_argument("--out", type=Path, help="folder for <backend>.json and <backend>.md, which are replaced")
+    run.add_argument("--peers", nargs="+", default=["all"], metavar="NAME", help="libraries; all by default, none for none")
+    run.add_argument("--rounds", type=int, default=7, help="turns of each program (%(default)s)")
+
+    options = parser.parse_args(argv)
+    if options.command == "demo":
+        from .demo import main as show
+
+        return show(options.data, options.out, options.parts) or 0
+    # imported late: neither needs what the other needs
+    from . import run as timing
+
+    try:
+        problems, libraries = timing.chosen_problems(options.only), timing.chosen_peers(options.peers)
+    except ValueError as error:
+        parser.error(str(error))
+    return timing.main(problems, libraries, options.tiny, options.out, options.rounds)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

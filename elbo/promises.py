@@ -1,0 +1,215 @@
+"""The promises of a model that `check_model` tests: each returns whether it is kept, and what was seen and expected."""
+
+from collections.abc import Callable
+from functools import partial, reduce
+from operator import add
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from .estimators import Automatic, Reparameterized
+from .exact import ExactEncoder, terms
+from .model import Model, Params
+from .objective import decompose, elbo
+from .polynomial import degree
+
+Tree = Any
+_DRAWS = 2000
+_METHODS = ("sample", "log_prob", "entropy", "mode", "mean")
+_NO_KEY = "not tested: it draws samples, pass key=jax.random.key(0)"
+
+
+class Trial(NamedTuple):
+    """A model, parameters and data to try it on; `dtype` is that of the parameters."""
+
+    model: Model
+    params: Params
+    ys: Tree
+    key: jax.Array | None
+    tolerance: float
+    dtype: Any
+
+    def first(self) -> tuple[Any, Tree]:
+        """The posterior of the first datum, and the datum."""
+        y = jax.tree.map(lambda a: a[0], self.ys)
+        return self.model.encoder(self.params.psi, y), y
+
+    def each(self, f: Callable[[Any, Tree], Tree]) -> Tree:
+        """f(q, y) of every datum."""
+        return jax.jit(jax.vmap(lambda y: f(self.model.encoder(self.params.psi, y), y)))(self.ys)
+
+    def terms(self, z: Tree, y: Tree) -> tuple[jax.Array, ...]:
+        return terms(self.model.log_joint, self.params.theta, z, y)
+
+    def functions(self) -> list[Callable[[Tree], jax.Array]]:
+        """The terms of log_joint for the first datum, as functions of z."""
+        q, y = self.first()
+        count = len(jax.eval_shape(lambda: self.terms(q.mean(), y)))
+        return [lambda z, i=i: self.terms(z, y)[i] for i in range(count)]  # type: ignore[misc]
+
+    def sampled(self) -> bool:
+        """Whether Automatic() draws samples."""
+        q, _ = self.first()
+        return any(isinstance(Automatic().choose(f, q), Reparameterized) for f in self.functions())
+
+    def enumerable(self) -> bool:
+        """Whether support() lists the values of z."""
+        try:
+            return jax.eval_shape(self.first()[0].support) is not None
+        except (AttributeError, ValueError):
+            return False
+
+    def differ(self, a: jax.Array, b: jax.Array) -> list[int]:
+        """The data for which two vectors do not agree."""
+        return _data(~((jnp.abs(a - b) <= self.tolerance * (1 + jnp.abs(a))) | (a == b)))
+
+
+def _encoder(t: Trial) -> tuple[bool, str]:
+    q, _ = t.first()
+    name = type(q).__name__
+    if missing := [m for m in _METHODS if not callable(getattr(q, m, None))]:
+        return False, f"returned a {name} without the methods {missing}, expected all of {list(_METHODS)}"
+    if jax.tree_util.all_leaves([q]):
+        return False, f"returned a {name}, which is no pytree; decorate it with jax.tree_util.register_dataclass"
+    z = jax.eval_shape(q.mean)
+    values = {"mean()": z, "mode()": jax.eval_shape(q.mode), "sample(key)": jax.eval_shape(q.sample, jax.random.key(0))}
+    seen = {method: _describe(value) for method, value in values.items()}
+    if len(set(seen.values())) > 1:
+        return False, f"values of a {name} differ in structure, shape or dtype: {seen}; expected the same for the three"
+    for method, value in {"log_prob(z)": jax.eval_shape(q.log_prob, z), "entropy()": jax.eval_shape(q.entropy)}.items():
+        if getattr(value, "shape", None) != ():
+            return False, f"{method} of a {name} is {_describe(value)}, expected a scalar for one datum; sum its axes"
+    return True, f"returns a {name} with z = {seen['mean()']}"
+
+
+def _log_joint(t: Trial) -> tuple[bool, str]:
+    return True, f"returns {len(t.functions())} floating-point scalar(s) for one datum"
+
+
+def _structure(t: Trial) -> tuple[bool, str]:
+    q, _ = t.first()
+    kinds = {1: "affine", 2: "quadratic", None: "neither affine nor quadratic"}
+    found = [(kinds[degree(f, jax.eval_shape(q.mean))], Automatic().choose(f, q)) for f in t.functions()]
+    return True, "; ".join(f"term {i} is {kind} in z, Automatic() takes {e}" for i, (kind, e) in enumerate(found))
+
+
+def _dtype(t: Trial) -> tuple[bool, str]:
+    q, y = t.first()
+    for name, value in {"mean()": q.mean(), "entropy()": q.entropy(), "log_joint": t.terms(q.mean(), y)}.items():
+        if wrong := {str(jnp.result_type(a)) for a in jax.tree.leaves(value)} - {str(t.dtype)}:
+            return (
+                False,
+                f"{name} is {sorted(wrong)} where the parameters are {t.dtype}; cast ys, constants or parameters",
+            )
+    return True, f"{t.dtype} throughout"
+
+
+def _finite(t: Trial) -> tuple[bool, str]:
+    values = t.each(lambda q, y: jnp.stack(t.terms(q.mean(), y)))
+    bad = ~jnp.isfinite(values)
+    if not bad.any():
+        return True, "log_joint is a number at the posterior means"
+    slopes = t.each(lambda q, y: jax.grad(lambda z: reduce(add, t.terms(z, y)))(q.mean()))
+    infinite = any(bool(jnp.isinf(a).any()) for a in jax.tree.leaves(slopes))
+    return False, (
+        f"term {_data(bad.any(0))[0]} of log_joint is {values[bad][0]} at the posterior mean of data "
+        f"{_data(bad.any(1))}, expected numbers.{' A coefficient of z is infinite, and 0 · (−∞) is NaN.' * infinite} "
+        "Write elbo.safe_log(p) for jnp.log(p), and elbo.LOG_ZERO for -jnp.inf"
+    )
+
+
+def _posterior(t: Trial) -> tuple[bool, str]:
+    if t.enumerable():
+        total = t.each(lambda q, _: jnp.sum(jnp.exp(jax.vmap(q.log_prob)(q.support()))))
+        if bad := t.differ(total, jnp.ones_like(total)):
+            return False, f"the probabilities of support() sum to {total[bad[0]]:.4g} for data {bad}, expected 1"
+    if t.key is None:
+        return True, "sample: " + _NO_KEY
+    keys = jax.random.split(t.key, max(2, _DRAWS // len(jax.tree.leaves(t.ys)[0])))
+
+    def residuals(q, z):
+        return {
+            "-log_prob(z) - entropy()": -q.log_prob(z) - q.entropy(),
+            "z - mean()": jax.tree.map(jnp.subtract, z, q.mean()),
+        }
+
+    seen = t.each(lambda q, _: jax.vmap(lambda k: residuals(q, q.sample(k)))(keys))
+    for name, residual in seen.items():
+        for a in jax.tree.leaves(residual):
+            average, error = jnp.mean(a, (0, 1)), jnp.std(a, (0, 1)) / (a.shape[0] * a.shape[1]) ** 0.5
+            # 10 / draws: a value of z so rare that it was never drawn
+            if not (jnp.abs(average) <= 5 * error + 10 / _DRAWS).all():
+                i = jnp.argmax(jnp.abs(average) - 5 * error)
+                seen_here = f"{average.ravel()[i]:.3g} ± {error.ravel()[i]:.2g}"
+                return (
+                    False,
+                    f"{name} averages {seen_here} over samples, expected 0: these methods contradict each other",
+                )
+    return True, f"sample, log_prob, entropy and mean agree ({_DRAWS} draws)"
+
+
+def _objective(t: Trial) -> tuple[bool, str]:
+    if t.sampled() and t.key is None:
+        return True, _NO_KEY
+    values = elbo(t.model)(t.params, t.ys, t.key)
+    if bad := _data(jnp.isnan(values)):
+        return False, f"L is NaN for data {bad}, expected numbers"
+    impossible = _data(jnp.isneginf(values))
+    note = f"; data {impossible} are impossible at these parameters" if impossible else ""
+    pairs = []
+    if isinstance(t.model.encoder, ExactEncoder):
+        d = decompose(t.model)(t.params, t.ys)
+        pairs.append((values, d.evidence - d.kl, "ln P(y) - KL in closed form"))
+    if t.enumerable():
+        pairs.append((values, t.each(partial(_brute_force, t)), "ln P(y) - KL summed over support()"))
+    for ours, theirs, name in pairs:
+        if bad := t.differ(ours, jnp.where(jnp.isneginf(ours), ours, theirs)):
+            i = bad[0]
+            return False, f"E_q ln P(z, y) + H(q) = {ours[i]:.7g} but {name} = {theirs[i]:.7g} for data {bad}"
+    tested = " and ".join(name for _, _, name in pairs)
+    return True, (f"E_q ln P(z, y) + H(q) = {tested}" if pairs else "finite; ln P(y) is not known here") + note
+
+
+def _brute_force(t: Trial, q: Any, y: Tree) -> jax.Array:
+    """ln P(y) − KL(q, P(z|y)) by sums over support()."""
+    joint = jax.vmap(lambda z: reduce(add, t.terms(z, y)))(q.support())
+    log_q, log_p = jax.vmap(q.log_prob)(q.support()), jax.nn.logsumexp(joint)
+    return log_p - jnp.sum(jnp.where(jnp.exp(log_q) > 0, jnp.exp(log_q) * (log_q - joint + log_p), 0))
+
+
+def _gradients(t: Trial) -> tuple[bool, str]:
+    if t.sampled() and t.key is None:
+        return True, _NO_KEY
+
+    def total(params):
+        values = elbo(t.model)(params, t.ys, t.key)
+        return jnp.sum(jnp.where(jnp.isneginf(values), 0, values))
+
+    gradients = jax.tree_util.tree_leaves_with_path(jax.grad(total, allow_int=True)(t.params))
+    floats = [(jax.tree_util.keystr(path), a) for path, a in gradients if jnp.issubdtype(a.dtype, jnp.floating)]
+    if bad := [name for name, a in floats if not jnp.isfinite(a).all()]:
+        return False, f"of L are not finite in {bad}; look there for a sqrt, log or division at 0, also inside a where"
+    return True, f"of L are finite in {len(floats)} arrays of theta and psi"
+
+
+def _data(mask: jax.Array) -> list[int]:
+    return jnp.flatnonzero(mask)[:8].tolist()
+
+
+def _describe(value: Tree) -> str:
+    return str(jax.tree.map(lambda a: f"{a.dtype}{list(a.shape)}", value))
+
+
+PROMISES: dict[str, Callable[[Trial], tuple[bool, str]]] = {
+    "encoder": _encoder,
+    "log_joint": _log_joint,
+    "structure": _structure,
+    "dtype": _dtype,
+    "finite": _finite,
+    "posterior": _posterior,
+    "objective": _objective,
+    "gradients": _gradients,
+}
+NEEDED = ("encoder", "log_joint", "structure")
+"""Without these the other promises cannot be tested."""

@@ -1,0 +1,176 @@
+"""The closed-form M step against estimates written by hand, with and without priors."""
+
+from dataclasses import replace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import scipy.stats
+from hypothesis import given
+from hypothesis import strategies as st
+
+from models.families import Bernoulli, Categorical, MultivariateNormal, Normal, Poisson, PseudoData, PseudoScale
+from models.families.estimate import weighted_statistics
+
+from .cases import CASES, FIXED, GAUSSIAN, D, V, log_probs, numpy
+
+pytestmark = pytest.mark.usefixtures("x64")
+PRIORS = [(name, None) for name in CASES] + [(name, PseudoData) for name in CASES]
+PRIORS += [(name, PseudoScale) for name in GAUSSIAN]
+
+
+def add(a, b):
+    return jax.tree.map(jnp.add, a, b)
+
+
+def assert_fits(case, family, expected):
+    for name, value in case.parameters(family).items():
+        np.testing.assert_allclose(value, expected[name], rtol=1e-10, atol=1e-10, err_msg=name)
+
+
+@pytest.mark.parametrize("batch", [(), (3,), (2, 3)], ids=str)
+@pytest.mark.parametrize("case", CASES.values(), ids=CASES)
+def test_maximize_is_the_weighted_estimate_from_any_start(case, batch):
+    rng = np.random.default_rng(0)
+    data, weights = case.data(rng, 30), rng.uniform(size=(30, *batch))
+    expected = case.fit(weights, *data)
+    for _ in range(3):
+        family = case.create(rng, batch)
+        new = family.maximize(weighted_statistics(family, weights, *data))
+        assert jax.tree.structure(new) == jax.tree.structure(family)
+        assert_fits(case, new, expected)
+
+
+@pytest.mark.parametrize("case", CASES.values(), ids=CASES)
+def test_pseudo_data_count_as_data(case):
+    rng = np.random.default_rng(0)
+    data, weights = case.data(rng, 30), rng.uniform(size=(30, 3))
+    reference, count = case.create(rng, ()), 2.5
+    imaginary, *points = case.sigma(reference)
+    both = [np.concatenate(pair) for pair in zip(data, points, strict=True)]
+    expected = case.fit(np.concatenate([weights, count * np.tile(imaginary[:, None], (1, 3))]), *both)
+    family = case.create(rng, (3,))
+    statistics = add(weighted_statistics(family, weights, *data), PseudoData(reference, count).statistics(family))
+    assert_fits(case, family.maximize(statistics), expected)
+
+
+@pytest.mark.parametrize("name", GAUSSIAN)
+def test_pseudo_scale_moves_the_scale_alone(name):
+    case, rng = CASES[name], np.random.default_rng(0)
+    data, weights = case.data(rng, 30), rng.uniform(size=(30, 3))
+    reference, count = case.create(rng, (3,)), 2.5
+    family = case.create(rng, (3,))
+    statistics = add(weighted_statistics(family, weights, *data), PseudoScale(reference, count).statistics(family))
+    expected, prior = case.fit(weights, *data), case.parameters(reference)
+    total = weights.sum(0).reshape(3, 1)
+
+    def mix(a, b, total):  # inverse-Wishart (or inverse-gamma) posterior mode
+        return (total * a + count * b) / (total + count)
+
+    if name == "tied":
+        expected["covariance"] = mix(expected["covariance"], prior["covariance"], total.mean())
+    elif "covariance" in expected:
+        expected["covariance"] = mix(expected["covariance"], prior["covariance"], total[..., None])
+    else:
+        expected["scale"] = np.sqrt(mix(expected["scale"] ** 2, prior["scale"] ** 2, total))
+    assert_fits(case, family.maximize(statistics), expected)
+
+
+def test_pseudo_scale_refuses_a_family_without_one():
+    f = Categorical.create(jnp.array([0.5, 0.5]))
+    with pytest.raises(TypeError, match="^prior: .*Categorical.*PseudoData"):
+        PseudoScale(f, 1.0).statistics(f)
+
+
+@pytest.mark.parametrize(("name", "prior"), PRIORS, ids=lambda p: p if isinstance(p, str) else getattr(p, "__name__", "ML"))
+def test_maximize_is_a_maximum(name, prior):
+    """No direction leads up from it: gradient zero, and no random neighbour is better."""
+    case, rng = CASES[name], np.random.default_rng(0)
+    data, weights = case.data(rng, 30), rng.uniform(size=(30, 3))
+    start = case.create(rng, (3,))
+    prior = prior and prior(case.create(rng, ()), 1.5)
+
+    @jax.jit
+    def objective(family):
+        return jnp.sum(weights * log_probs(family, *data)) + (prior.log_prob(family) if prior else 0)
+
+    statistics = weighted_statistics(start, weights, *data)
+    best = start.maximize(add(statistics, prior.statistics(start)) if prior else statistics)
+    free = [k for k, v in vars(best).items() if isinstance(v, jax.Array) and k not in FIXED]
+
+    def moved(*values):
+        return replace(best, **dict(zip(free, values, strict=True)))
+
+    top, values = objective(best), [getattr(best, k) for k in free]
+    for gradient in jax.tree.leaves(jax.grad(lambda values: objective(moved(*values)))(values)):
+        np.testing.assert_allclose(gradient, 0, atol=1e-9 * abs(top))
+    assert objective(start) < top
+
+    @given(st.integers(0, 2**32 - 1), st.sampled_from([1e-4, 1e-2, 1.0]))
+    def neighbours_are_no_better(seed, size):
+        rng = np.random.default_rng(seed)
+        neighbour = moved(*(v + size * rng.normal(size=v.shape) for v in values))
+        assert objective(neighbour) <= top + 1e-12 * abs(top)
+
+    neighbours_are_no_better()
+
+
+def wishart(f, degrees, scale, mean=None, count=0.0):
+    """ln of the normal-inverse-Wishart density; of the inverse-Wishart alone without a mean."""
+    covariance = numpy(f.covariance())
+    value = scipy.stats.invwishart(degrees, scale).logpdf(covariance)
+    return value if mean is None else value + scipy.stats.multivariate_normal(mean, covariance / count).logpdf(numpy(f.mean))
+
+
+def test_priors_are_the_textbook_densities():
+    """ln prior, up to a constant, by scipy."""
+    rng = np.random.default_rng(0)
+    r, c = rng.dirichlet(np.ones(V)), 7.5
+    p, rate = rng.uniform(size=D), rng.uniform(1, 5, D)
+    mean, root = rng.normal(size=D), rng.normal(size=(D, D))
+    covariance = root @ root.T + np.eye(D)
+    gaussian = MultivariateNormal.create(mean, covariance)
+
+    def dirichlet(f):
+        return scipy.stats.dirichlet(1 + c * r).logpdf(numpy(f.probabilities()))
+
+    def beta(f):
+        return scipy.stats.beta(1 + c * p, 1 + c * (1 - p)).logpdf(numpy(f.probabilities())).sum()
+
+    def gamma(f):
+        return scipy.stats.gamma(1 + c * rate, scale=1 / c).logpdf(numpy(f.rate())).sum()
+
+    densities = [
+        ("categorical", PseudoData(Categorical.create(r), c), dirichlet),
+        ("bernoulli", PseudoData(Bernoulli.create(p), c), beta),
+        ("poisson", PseudoData(Poisson.create(rate), c), gamma),
+        ("full", PseudoScale(gaussian, c), lambda f: wishart(f, c - D - 1, c * covariance)),
+        # the normal's own factor |Σ|^-½ takes one of the counts
+        ("full", PseudoData(gaussian, c), lambda f: wishart(f, c - D - 2, c * covariance, mean, c)),
+    ]
+    for name, prior, log_density in densities:
+        one, other = CASES[name].create(rng, ()), CASES[name].create(rng, ())
+        difference = prior.log_prob(one) - prior.log_prob(other)
+        np.testing.assert_allclose(difference, log_density(one) - log_density(other), rtol=1e-9, err_msg=str(prior))
+
+
+def test_posterior_modes_in_closed_form():
+    rng = np.random.default_rng(0)
+    (x,), n, c = CASES["full"].data(rng, 20), 20, 4.0
+    mean, covariance = rng.normal(size=D), np.diag(rng.uniform(1, 2, D))
+    centre, scatter = x.mean(0), n * np.cov(x.T, bias=True)
+    new_mean = (n * centre + c * mean) / (n + c)
+    shift = np.outer(centre - mean, centre - mean) * n * c / (n + c)
+    new_covariance = (scatter + shift + c * covariance) / (n + c)
+
+    f = MultivariateNormal.create(np.zeros(D), np.eye(D))
+    prior = PseudoData(MultivariateNormal.create(mean, covariance), c)
+    f = f.maximize(add(weighted_statistics(f, np.ones(n), x), prior.statistics(f)))
+    np.testing.assert_allclose(f.mean, new_mean, rtol=1e-10)
+    np.testing.assert_allclose(f.covariance(), new_covariance, rtol=1e-10)
+
+    g = Normal.create(np.zeros(D), np.ones(D))
+    prior = PseudoData(Normal.create(mean, np.sqrt(np.diag(covariance))), c)
+    g = g.maximize(add(weighted_statistics(g, np.ones(n), x), prior.statistics(g)))
+    np.testing.assert_allclose(g.scale() ** 2, np.diag(new_covariance), rtol=1e-10)
