@@ -47,6 +47,6 @@ def match_prior(theta: Tree, prior: Tree) -> list:
         if p is not None and not (is_family(leaf) and hasattr(p, "statistics") and hasattr(p, "log_prob")):
             raise TypeError(
                 f"prior: got {type(p).__name__} for a {type(leaf).__name__}; expected an object with "
-                "statistics(family) and log_prob(family), such as PseudoData, where theta has a family, and None elsewhere"
+                "statistics(family) and log_prob(family), such as PseudoData, where theta has a family, None elsewhere"
             )
     return priors

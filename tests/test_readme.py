@@ -1,0 +1,30 @@
+"""The README's code runs as it stands, from top to bottom, and says what the README says it does."""
+
+import re
+from pathlib import Path
+
+import jax.numpy as jnp
+
+README = Path(__file__).parent.parent / "README.md"
+
+
+def test_code_of_the_readme_runs(capsys):
+    blocks = re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL)
+    assert len(blocks) >= 4
+    names: dict = {}
+    for block in blocks:
+        exec(compile(block, str(README), "exec"), names)  # noqa: S102
+    assert names["result"].reason.name == "CONVERGED"
+    means = sorted(names["result"].params.theta.components.mean[:, 0].tolist())
+    assert abs(means[0]) < 0.5 and abs(means[1] - 5) < 0.5
+    assert names["posteriors"].mean().shape == (300, 2)
+    assert bool(names["info"].finite)
+    assert names["final"].shape == (16,)
+    assert 1.5 < float(names["fitted"].params.theta["count"].rate()[0]) < 4.5
+    assert "False" not in capsys.readouterr().out.split("True")[-1]
+    assert jnp.isfinite(names["fitted"].history.elbo).all()
+
+
+def test_first_example_is_at_most_15_lines():
+    first = re.search(r"```python\n(.*?)```", README.read_text(), re.DOTALL)
+    assert first is not None and len(first.group(1).strip().splitlines()) <= 15
