@@ -20,7 +20,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     run.add_argument("--only", nargs="+", default=[], metavar="NAME", help="problems; all by default")
     run.add_argument("--tiny", action="store_true", help="at sizes that only try the machinery")
     run.add_argument("--out", type=Path, help="folder for <backend>.json and <backend>.md, which are replaced")
-    run.add_argument("--peers", nargs="+", default=["all"], metavar="NAME", help="libraries; all by default, none for none")
+    run.add_argument(
+        "--peers", nargs="+", default=["all"], metavar="NAME", help="libraries; all by default, none for none"
+    )
     run.add_argument("--rounds", type=int, default=7, help="turns of each program (%(default)s)")
 
     options = parser.parse_args(argv)

@@ -108,13 +108,20 @@ def run_problem(problem: Problem, libraries: Sequence[str], *, tiny: bool = Fals
     for row in rows:
         row["ratio"] = row["median_s"] / ours if ours and row["median_s"] else None
     return {
-        **{"name": problem.name, "description": problem.description, "unit": problem.unit, "sizes": sizes, "tiny": tiny},
+        **{
+            "name": problem.name,
+            "description": problem.description,
+            "unit": problem.unit,
+            "sizes": sizes,
+            "tiny": tiny,
+        },
         "analytic": {"flops": flops, "counted": problem.counted},
         "gemm": {"size": gemm.size, "best_s": times["gemm"].minimum, "flops_per_s": best},
         "device_peak_bytes": peak,
         "tolerance": problem.tolerance,
         "contenders": rows,
-        "targets": [judge(target, rows) for target in problem.targets],
+        # tiny sizes say nothing about speed
+        "targets": [judge(target, [] if tiny else rows) for target in problem.targets],
     }
 
 
@@ -148,7 +155,11 @@ def check(contender: Contender, reference: dict[str, Any], tolerance: dict[str, 
         errors = {name: relative_error(answer[name], reference[name]) for name in tolerance}
     except Exception as error:  # whatever it is, it is no answer
         return Gate(False, {}, _line(error))
-    wrong = [f"{name}: off by {e:.1e}, allowed {tolerance[name]:.0e}" for name, e in errors.items() if not e <= tolerance[name]]
+    wrong = [
+        f"{name}: off by {e:.1e}, allowed {tolerance[name]:.0e}"
+        for name, e in errors.items()
+        if not e <= tolerance[name]
+    ]
     return Gate(not wrong, errors, "; ".join(wrong))
 
 
@@ -171,7 +182,9 @@ def judge(target: Target, rows: Sequence[Record]) -> Record:
     if target.against == ("gemm",):
         value, against = (ours[0]["share_of_gemm"] if ours else None), "gemm"
     elif ours:
-        rivals = [r for r in rows if r["ratio"] and r["library"] != OURS and all(w in r["label"] for w in target.against)]
+        rivals = [
+            r for r in rows if r["ratio"] and r["library"] != OURS and all(w in r["label"] for w in target.against)
+        ]
         if rivals:
             best = min(rivals, key=lambda r: r["ratio"])
             value, against = best["ratio"], best["label"]
@@ -198,7 +211,18 @@ def _line(error: Exception) -> str:
 def show(record: Record, console: Console) -> None:
     """Prints one problem's table and targets."""
     table = Table(show_edge=False, pad_edge=False)
-    heads = ("program", "median", "minimum", "times ours", "of GEMM", "compile", "temporary", "compiler's FLOP", "bytes", "error")
+    heads = (
+        "program",
+        "median",
+        "minimum",
+        "times ours",
+        "of GEMM",
+        "compile",
+        "temporary",
+        "compiler's FLOP",
+        "bytes",
+        "error",
+    )
     for i, head in enumerate(heads):
         table.add_column(head, justify="right" if i else "left", no_wrap=True)
     for row in record["contenders"]:
@@ -241,9 +265,9 @@ def markdown(report: Record) -> str:
         f"`python -m benchmarks run`, {env['date']}, Python {env['python']}, {packages}; thread settings: "
         f"{json.dumps(env['settings']) if env['settings'] else 'none'}; load average at the end {env['load']}.",
         "",
-        "Per unit of work; medians of interleaved turns. All start from the same parameters and were held against the same "
-        "float64 reference before they were timed; \"error\" is the largest relative difference from it. \"of GEMM\" is the "
-        "analytic FLOP over the minimum time, as a share of the rate of the machine's own float32 matrix product, measured in "
+        "Per unit of work; the programs took turns. All start from the same parameters and were held against the same "
+        'float64 reference before they were timed; "error" is the largest relative difference from it. "of GEMM" is '
+        "the analytic FLOP over the minimum time, as a share of the machine's own rate of float32 matrix products in "
         "the same rounds. The full record is in the JSON file beside this one.",
         "",
         "| problem | program | median | minimum | times ours | of GEMM | compile | temporary memory | error |",
@@ -252,13 +276,27 @@ def markdown(report: Record) -> str:
     for record in report["problems"]:
         for row in record["contenders"]:
             cells = (
-                *(record["name"], row["label"], _time(row["median_s"]), _time(row["minimum_s"]), _number(row["ratio"], "{:.2f}")),
-                *(_number(row["share_of_gemm"], "{:.1%}"), _time(row["compile_s"]), _amount(row["temporary_bytes"], "B")),
+                *(
+                    record["name"],
+                    row["label"],
+                    _time(row["median_s"]),
+                    _time(row["minimum_s"]),
+                    _number(row["ratio"], "{:.2f}"),
+                ),
+                *(
+                    _number(row["share_of_gemm"], "{:.1%}"),
+                    _time(row["compile_s"]),
+                    _amount(row["temporary_bytes"], "B"),
+                ),
                 _number(_worst(row), "{:.0e}") if row["passed"] else f"fails the gate: {row['reason']}",
             )
             lines.append("| " + " | ".join(cells) + " |")
     for record in report["problems"]:
-        lines += ["", f"**{record['name']}**{' (tiny)' if record['tiny'] else ''}: {record['description']}. {_notes(record)}", ""]
+        lines += [
+            "",
+            f"**{record['name']}**{' (tiny)' if record['tiny'] else ''}: {record['description']}. {_notes(record)}",
+            "",
+        ]
         lines += [f"- {_verdict(target)}" for target in record["targets"]]
     if report["not installed"]:
         lines += ["", *report["not installed"]]
@@ -267,7 +305,7 @@ def markdown(report: Record) -> str:
 
 def _notes(record: Record) -> str:
     gemm, flops = record["gemm"], record["analytic"]["flops"]
-    text = f"{_amount(flops)}FLOP a {record['unit']} on paper ({record['analytic']['counted']}); "
+    text = f"{_amount(flops)}FLOP per {record['unit']} on paper ({record['analytic']['counted']}); "
     text += f"GEMM {gemm['size']}³ float32: {_amount(gemm['flops_per_s'])}FLOP/s."
     if record["device_peak_bytes"]:
         text += f" Peak on the device since the process began: {_amount(record['device_peak_bytes'], 'B')}."

@@ -4,7 +4,7 @@ import jax
 import pytest
 from hypothesis import HealthCheck, settings
 
-# Always the same examples: a failure is one of the code, not of the draw. The fixtures below hold no state of an example.
+# Always the same examples: a failure is the code's, not the draw's. The fixtures below hold no state of an example.
 settings.register_profile(
     "elbo",
     deadline=None,

@@ -1,20 +1,20 @@
 """Random problems, one row a model, that all tests of rules share: data, a start, a prior, and ln P(y) written by hand.
 
-Everything is drawn with jax.random, so that a thousand problems are one vmapped program.
+Everything is drawn by numpy in float64: to draw compiles nothing, and jit makes of it what x64 says.
 """
 
-import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.scipy.special import logsumexp
 
 import elbo
-from models import factor_analysis, mixture, ppca
+from models import factor_analysis, mixture
 from models.families import (
     Bernoulli,
     Categorical,
@@ -27,6 +27,7 @@ from models.families import (
 )
 
 Tree = Any
+Rng = np.random.Generator
 FLOOR = 1e-3
 VALUES = 4
 INPUTS = 2
@@ -50,38 +51,50 @@ class Problem:
 
     Attributes:
       model: sizes -> model with an exact encoder.
-      data: (key, sizes) -> ys, of leading axis N.
-      theta: (key, sizes, ys) -> where to start.
-      log_marginal: (theta, y) -> ln P_Θ(y) of one datum, written without the encoder.
+      data: (rng, sizes) -> ys, of leading axis N.
+      theta: (rng, sizes, ys) -> where to start.
+      log_marginal: (theta, y) -> ln P_Θ(y) of one datum, written without an encoder.
     """
 
     model: Callable[[Sizes], elbo.Model]
-    data: Callable[[jax.Array, Sizes], Tree]
-    theta: Callable[[jax.Array, Sizes, Tree], Tree]
+    data: Callable[[Rng, Sizes], Tree]
+    theta: Callable[[Rng, Sizes, Tree], Tree]
     log_marginal: Callable[[Tree, Tree], jax.Array]
 
 
-def start(problem: Problem, key: jax.Array, sizes: Sizes) -> tuple[elbo.Params, Tree]:
-    """Parameters, Ψ = Θ, and data."""
-    data_key, theta_key = jax.random.split(key)
-    ys = problem.data(data_key, sizes)
-    theta = problem.theta(theta_key, sizes, ys)
-    return elbo.Params(theta, jax.tree.map(jnp.copy, theta)), ys
+def start(name: str, seed: int = 0, sizes: Sizes = SMALL) -> tuple[elbo.Model, elbo.Params, Tree]:
+    """The model, parameters with Ψ = Θ, and data of one problem; jax arrays, none shared."""
+    problem, rng = PROBLEMS[name], np.random.default_rng(seed)
+    ys = problem.data(rng, sizes)
+    theta = problem.theta(rng, sizes, ys)
+    return problem.model(sizes), *arrays((elbo.Params(theta, theta), ys))
 
 
-def random_weights(key: jax.Array, size: int) -> jax.Array:
-    """Weights [size] from 0 to 2, about a third of them 0, the first one not."""
-    value_key, zero_key = jax.random.split(key)
-    weights = jax.random.uniform(value_key, (size,), minval=0.1, maxval=2.0)
-    return jnp.where(jax.random.bernoulli(zero_key, 0.3, (size,)), 0, weights).at[0].set(1)
+def arrays(tree: Tree, dtype: Any = float) -> Tree:
+    """Numpy's numbers as jax arrays, floating-point ones of the given type."""
+    return jax.tree.map(
+        lambda a: jnp.array(a, dtype if np.issubdtype(np.result_type(a), np.floating) else None), tree
+    )
 
 
-def prior_of(reference: Tree, count: jax.Array | float, kind: str) -> Tree:
+def stack(trees: list[Tree]) -> Tree:
+    """Trees of arrays as one tree with a leading axis."""
+    return jax.tree.map(lambda *leaves: np.stack(leaves), *trees)
+
+
+def random_weights(rng: Rng, size: int) -> np.ndarray:
+    """Weights [size] from 0.1 to 2, about a third of them 0 instead, the first one not."""
+    weights = rng.uniform(0.1, 2, size) * (rng.random(size) > 0.3)
+    weights[0] = 1
+    return weights
+
+
+def prior_of(reference: Tree, count: Any, kind: str) -> Tree:
     """A prior for every family: `kind` "data" (`PseudoData`) or "scale" (`PseudoScale` where there is a scale)."""
 
     def one(family):
         scale = kind == "scale" and hasattr(family, "scale_statistics_of")
-        return (PseudoScale if scale else PseudoData)(family, count)
+        return (PseudoScale if scale else PseudoData)(family, np.asarray(count))
 
     return jax.tree.map(one, reference, is_leaf=elbo.is_family)
 
@@ -89,138 +102,123 @@ def prior_of(reference: Tree, count: jax.Array | float, kind: str) -> Tree:
 # data
 
 
-def clusters(key: jax.Array, sizes: Sizes) -> jax.Array:
+def clusters(rng: Rng, sizes: Sizes) -> np.ndarray:
     """K Gaussian clouds of unequal shapes, in random units and around a random origin, [N, D]."""
-    keys = jax.random.split(key, 6)
     n, d, k = sizes
-    which = jax.random.randint(keys[0], (n,), 0, k)
-    centres = 2 * jax.random.normal(keys[1], (k, d))
-    shapes = jax.random.normal(keys[2], (k, d, d))
-    points = centres[which] + jnp.einsum("nij,nj->ni", shapes[which], jax.random.normal(keys[3], (n, d)))
-    units = jnp.exp(jax.random.uniform(keys[4], (d,), minval=-3, maxval=3))
-    return units * (points + 10 * jax.random.normal(keys[5], (d,)))
+    which = rng.integers(0, k, n)
+    centres, shapes = 2 * rng.normal(size=(k, d)), rng.normal(size=(k, d, d))
+    points = centres[which] + np.einsum("nij,nj->ni", shapes[which], rng.normal(size=(n, d)))
+    return np.exp(rng.uniform(-3, 3, d)) * (points + 10 * rng.normal(size=d))
 
 
-def counts(key: jax.Array, sizes: Sizes) -> jax.Array:
+def counts(rng: Rng, sizes: Sizes) -> np.ndarray:
     """Counts from 0 to hundreds, [N, D], floating point."""
-    rate_key, key = jax.random.split(key)
-    rates = jnp.exp(jax.random.uniform(rate_key, sizes[:2], minval=-1, maxval=5))
-    return jax.random.poisson(key, rates).astype(rates.dtype)
+    return rng.poisson(np.exp(rng.uniform(-1, 5, sizes[:2]))).astype(float)
 
 
-def bits(key: jax.Array, sizes: Sizes) -> jax.Array:
+def bits(rng: Rng, sizes: Sizes) -> np.ndarray:
     """Bits [N, D] of unequal frequencies, floating point."""
-    odds_key, key = jax.random.split(key)
-    odds = jax.random.uniform(odds_key, sizes[:2])
-    return jax.random.bernoulli(key, odds).astype(odds.dtype)
+    return (rng.random(sizes[:2]) < rng.random(sizes[:2])).astype(float)
 
 
-def letters(key: jax.Array, sizes: Sizes) -> jax.Array:
+def letters(rng: Rng, sizes: Sizes) -> np.ndarray:
     """Integers below VALUES, [N]."""
-    return jax.random.randint(key, (sizes.data,), 0, VALUES)
+    return rng.integers(0, VALUES, sizes.data)
 
 
-def words(key: jax.Array, sizes: Sizes) -> jax.Array:
+def words(rng: Rng, sizes: Sizes) -> np.ndarray:
     """Integers below VALUES, [N, D]."""
-    return jax.random.randint(key, sizes[:2], 0, VALUES)
+    return rng.integers(0, VALUES, sizes[:2])
 
 
-def lines(key: jax.Array, sizes: Sizes) -> tuple[jax.Array, jax.Array]:
-    """Pairs y [N, D], x [N, INPUTS]: each datum on one of K random planes, with noise."""
-    keys = jax.random.split(key, 4)
+def lines(rng: Rng, sizes: Sizes) -> tuple[np.ndarray, np.ndarray]:
+    """Pairs y [N, D], x [N, INPUTS]: each datum near one of K random planes."""
     n, d, k = sizes
-    x = jax.random.normal(keys[0], (n, INPUTS))
-    slopes = 2 * jax.random.normal(keys[1], (k, d, INPUTS))
-    which = jax.random.randint(keys[2], (n,), 0, k)
-    return jnp.einsum("ndp,np->nd", slopes[which], x) + which[:, None] + 0.3 * jax.random.normal(keys[3], (n, d)), x
+    x, slopes, which = rng.normal(size=(n, INPUTS)), 2 * rng.normal(size=(k, d, INPUTS)), rng.integers(0, k, n)
+    return np.einsum("ndp,np->nd", slopes[which], x) + which[:, None] + 0.3 * rng.normal(size=(n, d)), x
 
 
-def factors(key: jax.Array, sizes: Sizes) -> jax.Array:
-    """Points near a plane, with unequal noise, [N, D + 2]."""
-    keys = jax.random.split(key, 4)
+def factors(rng: Rng, sizes: Sizes) -> np.ndarray:
+    """Points near a K-dimensional plane, with unequal noise, [N, D + 2]."""
     n, d, k = sizes
-    d = d + 2
-    plane = 2 * jax.random.normal(keys[0], (k, d))
-    noise = jnp.exp(jax.random.uniform(keys[1], (d,), minval=-2, maxval=0))
-    return jax.random.normal(keys[2], (n, k)) @ plane + noise * jax.random.normal(keys[3], (n, d)) + 3
+    noise = np.exp(rng.uniform(-2, 0, d + 2)) * rng.normal(size=(n, d + 2))
+    return rng.normal(size=(n, k)) @ (2 * rng.normal(size=(k, d + 2))) + noise + 3
 
 
 # starts
 
 
-def spread(ys: jax.Array) -> jax.Array:
+def spread(ys: np.ndarray) -> np.ndarray:
     """Standard deviations of data [N, D], [D]."""
-    return jnp.std(ys, 0) + 1e-2
+    return ys.std(0) + 1e-2
 
 
-def some_rows(key: jax.Array, sizes: Sizes, ys: jax.Array) -> jax.Array:
+def some_rows(rng: Rng, sizes: Sizes, ys: np.ndarray) -> np.ndarray:
     """K of the data, [K, D]."""
-    return ys[jax.random.choice(key, sizes.data, (sizes.components,), replace=False)]
+    return ys[rng.choice(sizes.data, sizes.components, replace=False)]
 
 
-def normals(key, sizes, ys):
-    row_key, key = jax.random.split(key)
-    scale = spread(ys) * jnp.exp(jax.random.uniform(key, (sizes.components, sizes.dims), minval=-1, maxval=1))
-    return Normal.create(some_rows(row_key, sizes, ys), scale, floor=FLOOR * spread(ys))
+def normals(rng: Rng, sizes: Sizes, ys: np.ndarray) -> Normal:
+    scale = spread(ys) * np.exp(rng.uniform(-1, 1, (sizes.components, sizes.dims)))
+    return Normal(some_rows(rng, sizes, ys), np.log(scale), FLOOR * spread(ys))
 
 
-def multivariate_normals(covariance_type, key, sizes, ys):
-    row_key, key = jax.random.split(key)
-    batch = () if covariance_type == "tied" else (sizes.components,)
-    if covariance_type == "spherical":
-        covariance = jnp.mean(spread(ys) ** 2) * jax.random.uniform(key, batch, minval=0.1, maxval=2.0)
-    else:
-        shape = jax.random.normal(key, (*batch, sizes.dims, sizes.dims)) / math.sqrt(sizes.dims)
-        covariance = shape @ jnp.swapaxes(shape, -1, -2) + 0.1 * jnp.eye(sizes.dims)
-        covariance = covariance * spread(ys)[:, None] * spread(ys)
-    mean = some_rows(row_key, sizes, ys)
-    floor = FLOOR * (jnp.min(spread(ys)) if covariance_type == "spherical" else spread(ys))
-    return MultivariateNormal.create(mean, covariance, covariance_type=covariance_type, floor=floor)
-
-
-def regressions(spherical, key, sizes, ys):
-    keys = jax.random.split(key, 3)
+def multivariate_normals(covariance_type: str, rng: Rng, sizes: Sizes, ys: np.ndarray) -> MultivariateNormal:
     k, d = sizes.components, sizes.dims
-    scale = spread(ys[0]) * jnp.exp(jax.random.uniform(keys[0], (k, d), minval=-1, maxval=1))
-    weights, bias = jax.random.normal(keys[1], (k, d, INPUTS)), jax.random.normal(keys[2], (k, d))
+    mean = some_rows(rng, sizes, ys)
+    if covariance_type == "spherical":
+        variance = np.mean(spread(ys) ** 2) * rng.uniform(0.1, 2, k)
+        return MultivariateNormal(mean, -0.5 * np.log(variance), FLOOR * spread(ys).min(), covariance_type)
+    shape = rng.normal(size=(d, d) if covariance_type == "tied" else (k, d, d)) / np.sqrt(d)
+    covariance = (shape @ np.swapaxes(shape, -1, -2) + 0.1 * np.eye(d)) * spread(ys)[:, None] * spread(ys)
+    return MultivariateNormal(mean, precision_root(covariance), FLOOR * spread(ys), covariance_type)
+
+
+def precision_root(covariance: np.ndarray) -> np.ndarray:
+    """`MultivariateNormal.root` of a covariance [..., D, D]."""
+    root = np.linalg.inv(np.linalg.cholesky(covariance))
+    diagonal = np.diagonal(root, axis1=-2, axis2=-1)
+    return np.tril(root, -1) + np.log(diagonal)[..., None] * np.eye(root.shape[-1])
+
+
+def regressions(spherical: bool, rng: Rng, sizes: Sizes, ys: tuple) -> LinearGaussian:
+    k, d = sizes.components, sizes.dims
+    log_scale = np.log(spread(ys[0])) + rng.uniform(-1, 1, (k, d))
     floor = FLOOR * spread(ys[0])
-    return LinearGaussian.create(
-        weights,
-        bias,
-        scale[:, 0] if spherical else scale,
-        centre=jnp.mean(ys[1], 0),
-        floor=jnp.min(floor) if spherical else floor,
+    return LinearGaussian(
+        rng.normal(size=(k, d, INPUTS)),
+        rng.normal(size=(k, d)),
+        log_scale[:, 0] if spherical else log_scale,
+        ys[1].mean(0),
+        floor.min() if spherical else floor,
     )
 
 
-def coins(key, sizes, ys):
-    return Bernoulli.create(jax.random.uniform(key, (sizes.components, sizes.dims), minval=0.1, maxval=0.9))
+def coins(rng: Rng, sizes: Sizes, ys: np.ndarray) -> Bernoulli:
+    return Bernoulli(rng.uniform(-2, 2, (sizes.components, sizes.dims)))
 
 
-def rates(key, sizes, ys):
-    noise = jnp.exp(0.5 * jax.random.normal(key, (sizes.components, sizes.dims)))
-    return Poisson.create((jnp.mean(ys, 0) + 0.1) * noise)
+def rates(rng: Rng, sizes: Sizes, ys: np.ndarray) -> Poisson:
+    return Poisson(np.log(ys.mean(0) + 0.1) + 0.5 * rng.normal(size=(sizes.components, sizes.dims)))
 
 
-def dice(key, sizes, ys):
-    return Categorical.create(jax.random.dirichlet(key, jnp.full(VALUES, 2.0), (sizes.components,)))
+def dice(rng: Rng, sizes: Sizes, ys: np.ndarray) -> Categorical:
+    return Categorical(rng.normal(size=(sizes.components, VALUES)))
 
 
 # models
 
 
-def regression_log_joint(theta: mixture.Theta, z: jax.Array, y: Tree) -> jax.Array:
-    """A switching regression: ln P(z, y | x) for y a pair (y, x)."""
+def regression_log_joint(theta: mixture.Theta, z: jax.Array, y: tuple) -> jax.Array:
+    """A switching regression: ln P(z, y | x) for a pair (y, x)."""
     return theta.weights.log_prob(z) + jnp.dot(z, theta.components.log_prob(*y), precision=elbo.PRECISION)
 
 
 def mixture_row(data: Callable, components: Callable, log_joint: Callable = mixture.log_joint) -> Problem:
     """A mixture as a row of the table."""
 
-    def theta(key, sizes, ys):
-        weight_key, key = jax.random.split(key)
-        weights = jax.random.dirichlet(weight_key, jnp.full(sizes.components, 2.0))
-        return mixture.Theta(Categorical.create(weights), components(key, sizes, ys))
+    def theta(rng, sizes, ys):
+        return mixture.Theta(Categorical(0.5 * rng.normal(size=sizes.components)), components(rng, sizes, ys))
 
     def log_marginal(theta, y):
         per_component = theta.components.log_prob(*(y if isinstance(y, tuple) else (y,)))
@@ -232,31 +230,26 @@ def mixture_row(data: Callable, components: Callable, log_joint: Callable = mixt
     return Problem(model, data, theta, log_marginal)
 
 
-def factor_row(noise: str) -> Problem:
+def factor_row(spherical: bool) -> Problem:
     """Factor analysis (diagonal noise) or PPCA (spherical noise) as a row of the table."""
 
-    def theta(key, sizes, ys):
-        bias_key, key = jax.random.split(key)
-        theta = factor_analysis.init(key, ys, sizes.components, noise=noise).theta
-        shift = 0.3 * spread(ys) * jax.random.normal(bias_key, ys.shape[1:])
-        observation = theta.observation
-        return theta._replace(
-            observation=LinearGaussian(
-                observation.weights,
-                observation.bias + shift,
-                observation.log_scale,
-                observation.centre,
-                observation.floor,
+    def theta(rng, sizes, ys):
+        scale, floor = spread(ys), FLOOR * spread(ys)
+        weights = 0.5 * scale[:, None] * rng.normal(size=(ys.shape[1], sizes.components))
+        bias = ys.mean(0) + 0.3 * scale * rng.normal(size=ys.shape[1])
+        centre = np.zeros(sizes.components)
+        if spherical:
+            return factor_analysis.Theta(
+                LinearGaussian(weights, bias, np.log(scale.mean()), centre, floor.min())
             )
-        )
+        return factor_analysis.Theta(LinearGaussian(weights, bias, np.log(scale), centre, floor))
 
     def log_marginal(theta, y):
         f = theta.observation
-        noise = jnp.diag(f.scale() ** 2)
-        return jax.scipy.stats.multivariate_normal.logpdf(y, f.bias, f.weights @ f.weights.T + noise)
+        covariance = f.weights @ f.weights.T + jnp.diag(f.scale() ** 2)
+        return jax.scipy.stats.multivariate_normal.logpdf(y, f.bias, covariance)
 
-    model = {"diagonal": factor_analysis.model, "spherical": ppca.model}[noise]
-    return Problem(lambda sizes: model(sizes.components), factors, theta, log_marginal)
+    return Problem(lambda sizes: factor_analysis.model(sizes.components), factors, theta, log_marginal)
 
 
 class Bits(NamedTuple):
@@ -275,10 +268,8 @@ def channel_log_joint(theta: Bits, z: jax.Array, y: jax.Array) -> tuple[jax.Arra
 def channel() -> Problem:
     """Hidden bits behind a noisy channel."""
 
-    def theta(key, sizes, ys):
-        prior_key, key = jax.random.split(key)
-        prior = Bernoulli.create(jax.random.uniform(prior_key, (sizes.dims,), minval=0.2, maxval=0.8))
-        return Bits(prior, Categorical.create(jax.random.dirichlet(key, jnp.full(VALUES, 2.0), (2,))))
+    def theta(rng, sizes, ys):
+        return Bits(Bernoulli(rng.uniform(-1, 1, sizes.dims)), Categorical(rng.normal(size=(2, VALUES))))
 
     def log_marginal(theta, y):
         p, letters = theta.prior.probabilities(), theta.letters.probabilities()
@@ -300,7 +291,16 @@ PROBLEMS = {
     "spherical": mixture_row(clusters, partial(multivariate_normals, "spherical")),
     "regression": mixture_row(lines, partial(regressions, False), regression_log_joint),
     "regression-spherical": mixture_row(lines, partial(regressions, True), regression_log_joint),
-    "factor-analysis": factor_row("diagonal"),
-    "ppca": factor_row("spherical"),
+    "factor-analysis": factor_row(False),
+    "ppca": factor_row(True),
     "channel": channel(),
 }
+
+
+def without_floor(theta: Tree) -> Tree:
+    """Theta with the floor of every family that has one at 0."""
+
+    def one(family):
+        return replace(family, floor=0 * family.floor) if hasattr(family, "floor") else family
+
+    return jax.tree.map(one, theta, is_leaf=elbo.is_family)

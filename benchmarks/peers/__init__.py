@@ -1,7 +1,7 @@
 """What we compare with: one file per library, each with the same small interface.
 
-An adapter has `MODULE`, what is imported; `INSTALL`, how to get it; and `TASKS`, a function of the data for each task that
-the library can do, which returns its contenders. Nothing is imported before it is asked for.
+An adapter has `MODULE`, what is imported; `INSTALL`, how to get it; and `TASKS`, a function of the data for each task
+that the library can do, which returns its contenders. Nothing is imported before it is asked for.
 """
 
 import importlib

@@ -63,7 +63,9 @@ def vae(data: "Vae") -> list[Contender]:
 
 def _linen(layers):
     names = ("first", "second")
-    return {"params": {n: {"kernel": jnp.array(w), "bias": jnp.array(b)} for n, (w, b) in zip(names, layers, strict=True)}}
+    return {
+        "params": {n: {"kernel": jnp.array(w), "bias": jnp.array(b)} for n, (w, b) in zip(names, layers, strict=True)}
+    }
 
 
 TASKS = {"vae": vae}

@@ -54,7 +54,9 @@ def vae(data: "Vae") -> list[Contender]:
 
     def answer():
         fixed = handlers.substitute(guide, substitute_fn=given_noise)
-        params = SVI(model, guide, optax_to_numpyro(optax.adam(data.rate)), TraceMeanField_ELBO()).init(jax.random.key(0), ys)
+        params = SVI(model, guide, optax_to_numpyro(optax.adam(data.rate)), TraceMeanField_ELBO()).init(
+            jax.random.key(0), ys
+        )
         start = svi.get_params(params)
         loss = lambda p: TraceMeanField_ELBO().loss(jax.random.key(0), p, model, fixed, ys)
         value, gradient = jax.jit(jax.value_and_grad(loss))(start)

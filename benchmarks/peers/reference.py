@@ -44,7 +44,7 @@ def _log_sum_exp(values: np.ndarray) -> np.ndarray:
 
 
 def vae(encoder: Layers, decoder: Layers, ys: np.ndarray, eta: np.ndarray) -> tuple[float, tuple[np.ndarray, ...]]:
-    """−L per datum of a Bernoulli VAE with the noise eta [N, Q], its KL in closed form; and the gradient, layer by layer."""
+    """−L per datum of a Bernoulli VAE with noise eta [N, Q] and the KL in closed form; its gradient, layer by layer."""
     (a, b), (c, d) = [[w.astype(np.float64) for w in layer] for layer in encoder]
     (e, f), (g, h) = [[w.astype(np.float64) for w in layer] for layer in decoder]
     ys, eta = ys.astype(np.float64), eta.astype(np.float64)

@@ -1,4 +1,4 @@
-"""scikit-learn's GaussianMixture, on float64 and float32 data, and in a loop over data sets in one and two processes."""
+"""scikit-learn's GaussianMixture on float64 and float32 data, and in a loop over data sets in one and two processes."""
 
 import multiprocessing
 import warnings
@@ -44,21 +44,19 @@ def _iteration(data: "Mixture", dtype) -> Contender:
 
 
 def mixtures(data: "Mixture") -> list[Contender]:
-    """`fit` on the first `data.subset` data sets, one after the other; its last E step, one more than asked for, included."""
-    made = [_loop(data, np.float64, 1)]
-    # the machines that this is meant for have two cores at least; float32 too, so that its best is what we compare with
-    return [*made, _loop(data, np.float64, 2), _loop(data, np.float32, 2)]
+    """`fit` on each of the first `data.subset` data sets, with its last E step, which is one more than asked for."""
+    return [_loop(data, np.float64, 1), _loop(data, np.float64, 2), _loop(data, np.float32, 2)]
 
 
 def _loop(data: "Mixture", dtype, processes: int) -> Contender:
     # spawn: a fork of a process with threads, as jax has, can hang
-    pool = ProcessPoolExecutor(processes, multiprocessing.get_context("spawn"), _one_thread) if processes > 1 else None
-    starts = [data.weights, data.means, data.covariances]
-    ys, *starts = [a[: data.subset].astype(dtype) for a in (data.ys, *starts)]
-    parts = list(zip(*(np.array_split(a, processes) for a in (ys, *starts)), strict=True))
+    pool = ProcessPoolExecutor(processes, multiprocessing.get_context("spawn")) if processes > 1 else None
+    arrays = [a[: data.subset].astype(dtype) for a in (data.ys, data.weights, data.means, data.covariances)]
+    parts = [np.array_split(a, processes) for a in arrays]
 
     def solve():
-        results = [_fit_all(*parts[0], data.steps)] if pool is None else list(pool.map(_fit_all, *zip(*[(*p, data.steps) for p in parts], strict=True)))
+        spread = map if pool is None else pool.map
+        results = list(spread(_fit_all, *parts, [data.steps] * processes))
         return [np.concatenate(column) for column in zip(*results, strict=True)]
 
     def run(count):
@@ -67,13 +65,18 @@ def _loop(data: "Mixture", dtype, processes: int) -> Contender:
 
     variant = f"{np.dtype(dtype).name}, {processes} process{'es' if processes > 1 else ''}"
     close = (lambda: None) if pool is None else pool.shutdown
-    return Contender("scikit-learn", variant, lambda: data.answer(*solve()), run, None, len(ys) / len(data.ys), close)
+    share = len(arrays[0]) / len(data.ys)
+    return Contender("scikit-learn", variant, lambda: data.answer(*solve()), run, None, share, close)
 
 
 def _fit_all(ys, weights, means, covariances, steps) -> tuple[np.ndarray, ...]:
     """Fits each data set; the mean log-likelihoods and the parameters."""
+    import sklearn.mixture  # noqa: F401  # its libraries must be loaded before they can be limited
+    from threadpoolctl import threadpool_limits
+
     results = []
-    with warnings.catch_warnings():
+    # one thread a process: on small data sets more of them only get in each other's way
+    with warnings.catch_warnings(), threadpool_limits(1):
         warnings.simplefilter("ignore")  # that it has not converged: it is told not to stop
         for y, *start in zip(ys, weights, means, covariances, strict=True):
             model = _model(*start, y.dtype, steps).fit(y)
@@ -93,14 +96,6 @@ def _model(weights, means, covariances, dtype, steps):
         means_init=means.astype(dtype),
         precisions_init=np.linalg.inv(covariances.astype(np.float64)).astype(dtype),
     )
-
-
-def _one_thread() -> None:
-    """Two processes with two threads each would get in each other's way."""
-    import sklearn.mixture  # noqa: F401  # its libraries must be loaded before they can be limited
-    from threadpoolctl import threadpool_limits
-
-    threadpool_limits(1)
 
 
 TASKS = {"mixture": mixture, "mixtures": mixtures}

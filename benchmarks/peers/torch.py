@@ -24,7 +24,9 @@ def _step(data: "Vae", threads: int) -> Contender:
 
     def start():
         layers = [*data.encoder, *data.decoder]
-        return [torch.tensor(w, requires_grad=True) for w, b in layers], [torch.tensor(b, requires_grad=True) for w, b in layers]
+        return [torch.tensor(w, requires_grad=True) for w, b in layers], [
+            torch.tensor(b, requires_grad=True) for w, b in layers
+        ]
 
     def loss(kernels, biases, eta):
         hidden = torch.relu(torch.addmm(biases[0], ys, kernels[0]))

@@ -1,4 +1,4 @@
-"""One table of families: random parameters and data, and densities, statistics and estimates written by hand in numpy."""
+"""One table of families: random parameters and data; densities, statistics and estimates by hand in numpy."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,6 +11,7 @@ import scipy.special
 import scipy.stats
 
 from models.families import Bernoulli, Categorical, LinearGaussian, MultivariateNormal, Normal, Poisson
+from models.families.estimate import weighted_statistics as sum_statistics
 
 D, P, V = 3, 2, 4
 
@@ -51,9 +52,26 @@ def draw(family: Any, key: jax.Array) -> tuple:
     return family.sample(key, x), x
 
 
+@jax.jit
 def log_probs(family: Any, *data: jax.Array) -> jax.Array:
     """ln p of a batch of data, [N, *batch]."""
     return jax.vmap(family.log_prob)(*data)
+
+
+weighted_statistics = jax.jit(sum_statistics)
+
+
+@jax.jit
+def maximize(family: Any, statistics: Any, prior: Any = None) -> Any:
+    """The M step."""
+    return family.maximize(statistics if prior is None else jax.tree.map(jnp.add, statistics, prior.statistics(family)))
+
+
+def estimate(family: Any, weights: jax.Array, *data: jax.Array, rounds: int = 1) -> Any:
+    """The family fitted to weighted data, each round in the coordinates of the last."""
+    for _ in range(rounds):
+        family = maximize(family, weighted_statistics(family, weights, *data))
+    return family
 
 
 def numpy(tree: Any) -> Any:
@@ -153,7 +171,7 @@ def axes(mean, covariance):
 
 
 def normal() -> Case:
-    def statistics(f, w, x):
+    def summed(f, w, x):
         u = (spread(x, w) - numpy(f.mean)) / numpy(f.scale())
         return wsum(w), wsum(w, u), diagonal(wsum(w, u, u)), wsum(w)
 
@@ -165,7 +183,7 @@ def normal() -> Case:
         lambda rng, batch: Normal.create(rng.normal(size=(*batch, D)), rng.uniform(0.5, 2, (*batch, D))),
         gaussian_data,
         lambda f, i, x: scipy.stats.norm(numpy(f.mean)[i], numpy(f.scale())[i]).logpdf(x).sum(-1),
-        statistics,
+        summed,
         lambda f: {"mean": numpy(f.mean), "scale": numpy(f.scale())},
         fit,
         lambda reference: axes(numpy(reference.mean), np.diag(numpy(reference.scale()) ** 2)),
@@ -173,17 +191,20 @@ def normal() -> Case:
     )
 
 
+create_full = jax.jit(MultivariateNormal.create, static_argnames="covariance_type")
+
+
 def multivariate_normal(kind: str) -> Case:
     def create(rng, batch):
         root = rng.normal(size=(*(() if kind == "tied" else batch), D, D))
         covariance = root @ np.swapaxes(root, -1, -2) + 0.5 * np.eye(D)
         covariance = covariance[..., 0, 0] if kind == "spherical" else covariance
-        return MultivariateNormal.create(rng.normal(size=(*batch, D)), covariance, covariance_type=kind)
+        return create_full(rng.normal(size=(*batch, D)), covariance, covariance_type=kind)
 
     def covariances(f):
         return np.broadcast_to(numpy(f.covariance()), (*f.batch_shape, f.event_size, f.event_size))
 
-    def statistics(f, w, x):
+    def summed(f, w, x):
         u = np.einsum("...ij,n...j->n...i", numpy(f.whitener()), spread(x, w) - numpy(f.mean))
         second = wsum(w, u, u)
         if kind == "spherical":
@@ -206,7 +227,7 @@ def multivariate_normal(kind: str) -> Case:
         create,
         gaussian_data,
         lambda f, i, x: scipy.stats.multivariate_normal(numpy(f.mean)[i], covariances(f)[i]).logpdf(x),
-        statistics,
+        summed,
         lambda f: {"mean": numpy(f.mean), "covariance": covariances(f)},
         fit,
         lambda reference: axes(numpy(reference.mean), covariances(reference)),
@@ -231,7 +252,7 @@ def linear_gaussian(spherical: bool) -> Case:
         """E[y | x], [N, *batch, D]."""
         return np.einsum("...dp,np->n...d", numpy(f.weights), x - numpy(f.centre)) + numpy(f.bias)
 
-    def statistics(f, w, y, x):
+    def summed(f, w, y, x):
         r = (spread(y, w) - mean(f, x)) / numpy(f.scale())
         design = spread(np.column_stack([np.ones(len(x)), x - numpy(f.centre)]), w)
         second = diagonal(wsum(w, r, r))
@@ -265,10 +286,8 @@ def linear_gaussian(spherical: bool) -> Case:
     return Case(
         create,
         data,
-        lambda f, i, y, x: (
-            scipy.stats.norm(mean(f, x)[(slice(None), *i)], numpy(f.scale())[i]).logpdf(y).sum(-1)
-        ),
-        statistics,
+        lambda f, i, y, x: scipy.stats.norm(mean(f, x)[(slice(None), *i)], numpy(f.scale())[i]).logpdf(y).sum(-1),
+        summed,
         parameters,
         fit,
         sigma,

@@ -9,9 +9,8 @@ import scipy.stats
 from elbo import LOG_ZERO, is_family, is_feasible
 from elbo.polynomial import degree
 from models.families import Bernoulli, Categorical, LinearGaussian, MultivariateNormal, Normal, Poisson
-from models.families.estimate import weighted_statistics
 
-from .cases import CASES, D, P, V, draw, log_probs
+from .cases import CASES, D, P, V, draw, log_probs, weighted_statistics
 
 BATCHES = [(), (3,), (2, 3)]
 
@@ -25,7 +24,9 @@ def test_log_prob_is_that_of_scipy(x64, case, batch):
     values = np.asarray(log_probs(family, *data))
     assert values.shape == (12, *batch)
     for i in np.ndindex(batch):
-        np.testing.assert_allclose(values[(slice(None), *i)], case.log_density(family, i, *data), rtol=1e-12, atol=1e-11)
+        np.testing.assert_allclose(
+            values[(slice(None), *i)], case.log_density(family, i, *data), rtol=1e-12, atol=1e-11
+        )
 
 
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES)
@@ -133,7 +134,10 @@ WRONG = {
     "create regression weights": ("weights", lambda: LinearGaussian.create(ones(D), ones(D), ones(D))),
     "create regression bias": ("bias", lambda: LinearGaussian.create(ones((D, P)), ones(P), ones(D))),
     "create regression scale": ("scale", lambda: LinearGaussian.create(ones((D, P)), ones(D), ones(P))),
-    "create regression centre": ("centre", lambda: LinearGaussian.create(ones((D, P)), ones(D), ones(D), centre=ones(D))),
+    "create regression centre": (
+        "centre",
+        lambda: LinearGaussian.create(ones((D, P)), ones(D), ones(D), centre=ones(D)),
+    ),
 }
 
 

@@ -7,10 +7,9 @@ import pytest
 
 import elbo
 from models.families import Categorical, LinearGaussian, MultivariateNormal
-from models.families.estimate import weighted_statistics
 from optim.statistics import expected_statistics
 
-from .cases import CASES, log_probs, numpy, wsum
+from .cases import CASES, log_probs, numpy, weighted_statistics, wsum
 
 pytestmark = pytest.mark.usefixtures("x64")
 
