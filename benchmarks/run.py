@@ -81,7 +81,8 @@ def run_problem(problem: Problem, libraries: Sequence[str], *, tiny: bool = Fals
     """Checks and times one problem; a record that goes into JSON as it is."""
     sizes = problem.tiny if tiny else problem.sizes
     data = problem.make(**sizes)
-    reference = problem.reference(data)
+    with measure.one_thread():
+        reference = problem.reference(data)
     contenders, rows = gather(problem, data, libraries)
     try:
         passed = []
@@ -100,9 +101,9 @@ def run_problem(problem: Problem, libraries: Sequence[str], *, tiny: bool = Fals
     flops, best = problem.flops(data), gemm.flops / times["gemm"].minimum
     for contender in passed:
         row = next(r for r in rows if r["label"] == contender.label)
-        median, minimum, each = times[contender.label]
-        row["median_s"], row["minimum_s"] = median / contender.share, minimum / contender.share
-        row["rounds_s"] = [t / contender.share for t in each]
+        taken = times[contender.label]
+        row["median_s"], row["minimum_s"] = taken.median / contender.share, taken.minimum / contender.share
+        row["rounds_s"], row["cpu_s"] = [t / contender.share for t in taken.rounds], taken.cpu / contender.share
         row["share_of_gemm"] = flops / row["minimum_s"] / best
     ours = next((r["median_s"] for r in rows if r["library"] == OURS), None)
     for row in rows:
@@ -200,7 +201,7 @@ def _facts(contender: Contender, gate: Gate) -> Record:
         "compile_s": compiled and compiled.seconds,
         "cost_analysis": compiled and {"flops": compiled.flops, "bytes": compiled.bytes},
         "temporary_bytes": compiled and compiled.temporary,
-        **{"median_s": None, "minimum_s": None, "rounds_s": [], "share_of_gemm": None, "ratio": None},
+        **{"median_s": None, "minimum_s": None, "rounds_s": [], "cpu_s": None, "share_of_gemm": None, "ratio": None},
     }
 
 

@@ -72,12 +72,12 @@ def check_model(
     dtype = jnp.result_type(*floats) if floats else jnp.zeros(()).dtype
     trial = Trial(model, params, ys, key, tolerance or float(jnp.finfo(dtype).eps) ** 0.5, dtype)
     checks: list[Check] = []
-    for name, promise in PROMISES.items():
+    for promise in PROMISES:
         try:
             ok, message = promise(trial)
         except Exception as error:  # whatever the model's own code raises is a finding
             ok, message = False, f"raised {type(error).__name__}: {error}"
-        checks.append(Check(name, ok, message))
-        if name in NEEDED and not ok:
+        checks.append(Check(promise.__name__.strip("_"), ok, message))
+        if promise in NEEDED and not ok:
             break
     return Report(tuple(checks))

@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import NamedSharding, PartitionSpec
 
 from .estimators import Automatic, Estimator, Exact, expect_terms
 from .exact import ExactEncoder, terms
@@ -167,15 +168,24 @@ def _exact_encoder(encoder: Any, name: str) -> ExactEncoder:
 def _batched(one: Callable, batch_size: int | None) -> Callable:
     """`one(params, y, key)` over the leading axis of ys, jit-compiled."""
 
+    def run(params: Params, ys: Tree, key: jax.Array | None):
+        keys = None if key is None else jax.random.split(key, batch_length(ys))
+        if batch_size is None:
+            return jax.vmap(one, (None, 0, 0))(params, ys, keys)
+        return jax.lax.map(lambda args: one(params, *args), (ys, keys), batch_size=batch_size)
+
     @jax.jit
     def batch(params: Params, ys: Tree, key: jax.Array | None = None):
         if not isinstance(params, Params):
             raise TypeError(f"params: got {type(params).__name__}, expected elbo.Params(theta, psi)")
-        size = batch_length(ys)
-        keys = None if key is None else jax.random.split(key, size)
-        if batch_size is None:
-            return jax.vmap(one, (None, 0, 0))(params, ys, keys)
-        return jax.lax.map(lambda args: one(params, *args), (ys, keys), batch_size=batch_size)
+        batch_length(ys)
+        sharding = jax.typeof(jax.tree.leaves(ys)[0]).sharding
+        axis = next(iter(sharding.spec), None)
+        if axis is None:
+            return run(params, ys, key)
+        # data on a mesh with explicit axes (what jax.make_mesh makes): let the compiler place what is in between
+        data = NamedSharding(sharding.mesh, PartitionSpec(axis))
+        return jax.sharding.auto_axes(run, out_sharding=data)(params, ys, key)
 
     return batch
 

@@ -30,10 +30,12 @@ class Trial(NamedTuple):
     tolerance: float
     dtype: Any
 
-    def first(self) -> tuple[Any, Tree]:
-        """The posterior of the first datum, and the datum."""
-        y = jax.tree.map(lambda a: a[0], self.ys)
-        return self.model.encoder(self.params.psi, y), y
+    def traced(self, f: Callable[[Any, Tree], Any]) -> Any:
+        """f(q, y) of the first datum while tracing: nothing is computed. f returns no arrays."""
+        out: list[Any] = []
+        first = jax.tree.map(lambda a: a[0], self.ys)
+        jax.eval_shape(lambda y: out.append(f(self.model.encoder(self.params.psi, y), y)), first)
+        return out[0]
 
     def each(self, f: Callable[[Any, Tree], Tree]) -> Tree:
         """f(q, y) of every datum."""
@@ -43,21 +45,24 @@ class Trial(NamedTuple):
         """The terms of log_joint."""
         return terms(self.model.log_joint, self.params.theta, z, y)
 
-    def functions(self) -> list[Callable[[Tree], jax.Array]]:
-        """The terms of log_joint for the first datum, as functions of z."""
-        q, y = self.first()
-        count = len(jax.eval_shape(lambda: self.terms(q.mean(), y)))
-        return [lambda z, i=i: self.terms(z, y)[i] for i in range(count)]  # type: ignore[misc]
+    def structure(self) -> list[tuple[int | None, Any]]:
+        """Of each term of log_joint its degree in z, and the estimator that Automatic() takes."""
 
-    def sampled(self) -> bool:
-        """Whether Automatic() draws samples."""
-        q, _ = self.first()
-        return any(isinstance(Automatic().choose(f, q), Reparameterized) for f in self.functions())
+        def of(q, y):
+            count = len(self.terms(q.mean(), y))
+            functions = [lambda z, i=i: self.terms(z, y)[i] for i in range(count)]
+            return [(degree(f, jax.eval_shape(q.mean)), Automatic().choose(f, q)) for f in functions]
+
+        return self.traced(of)
+
+    def lacks_key(self) -> bool:
+        """Whether Automatic() draws samples and there is no key."""
+        return self.key is None and any(isinstance(e, Reparameterized) for _, e in self.structure())
 
     def enumerable(self) -> bool:
         """Whether support() lists the values of z."""
         try:
-            return jax.eval_shape(self.first()[0].support) is not None
+            return self.traced(lambda q, _: q.support() is not None)
         except (AttributeError, ValueError):
             return False
 
@@ -67,38 +72,47 @@ class Trial(NamedTuple):
 
 
 def _encoder(t: Trial) -> tuple[bool, str]:
-    q, _ = t.first()
+    return t.traced(_protocol)
+
+
+def _protocol(q: Any, y: Tree) -> tuple[bool, str]:
+    del y
     name = type(q).__name__
     if missing := [m for m in _METHODS if not callable(getattr(q, m, None))]:
         return False, f"returned a {name} without the methods {missing}, expected all of {list(_METHODS)}"
     if jax.tree_util.all_leaves([q]):
         return False, f"returned a {name}, which is no pytree; decorate it with jax.tree_util.register_dataclass"
-    z = jax.eval_shape(q.mean)
-    values = {"mean()": z, "mode()": jax.eval_shape(q.mode), "sample(key)": jax.eval_shape(q.sample, jax.random.key(0))}
+    z = q.mean()
+    values = {"mean()": z, "mode()": q.mode(), "sample(key)": q.sample(jax.random.key(0))}
     seen = {method: _describe(value) for method, value in values.items()}
     if len(set(seen.values())) > 1:
         return False, f"values of a {name} differ in structure, shape or dtype: {seen}; expected the same for the three"
-    for method, value in {"log_prob(z)": jax.eval_shape(q.log_prob, z), "entropy()": jax.eval_shape(q.entropy)}.items():
+    for method, value in {"log_prob(z)": q.log_prob(z), "entropy()": q.entropy()}.items():
         if getattr(value, "shape", None) != ():
             return False, f"{method} of a {name} is {_describe(value)}, expected a scalar for one datum; sum its axes"
     return True, f"returns a {name} with z = {seen['mean()']}"
 
 
 def _log_joint(t: Trial) -> tuple[bool, str]:
-    return True, f"returns {len(t.functions())} floating-point scalar(s) for one datum"
+    count = t.traced(lambda q, y: len(t.terms(q.mean(), y)))
+    return True, f"returns {count} floating-point scalar(s) for one datum"
 
 
 def _structure(t: Trial) -> tuple[bool, str]:
-    q, _ = t.first()
     kinds = {1: "affine", 2: "quadratic", None: "neither affine nor quadratic"}
-    found = [(kinds[degree(f, jax.eval_shape(q.mean))], Automatic().choose(f, q)) for f in t.functions()]
-    return True, "; ".join(f"term {i} is {kind} in z, Automatic() takes {e}" for i, (kind, e) in enumerate(found))
+    found = enumerate(t.structure())
+    return True, "; ".join(f"term {i} is {kinds[order]} in z, Automatic() takes {e}" for i, (order, e) in found)
 
 
 def _dtype(t: Trial) -> tuple[bool, str]:
-    q, y = t.first()
-    for name, value in {"mean()": q.mean(), "entropy()": q.entropy(), "log_joint": t.terms(q.mean(), y)}.items():
-        if wrong := {str(jnp.result_type(a)) for a in jax.tree.leaves(value)} - {str(t.dtype)}:
+    def strangers(q, y):
+        values = {"mean()": q.mean(), "entropy()": q.entropy(), "log_joint": t.terms(q.mean(), y)}
+        return {
+            name: {str(jnp.result_type(a)) for a in jax.tree.leaves(v)} - {str(t.dtype)} for name, v in values.items()
+        }
+
+    for name, wrong in t.traced(strangers).items():
+        if wrong:
             return False, f"{name} is {sorted(wrong)} where the parameters are {t.dtype}; cast ys or constants"
     return True, f"{t.dtype} throughout"
 
@@ -143,7 +157,7 @@ def _posterior(t: Trial) -> tuple[bool, str]:
 
 
 def _objective(t: Trial) -> tuple[bool, str]:
-    if t.sampled() and t.key is None:
+    if t.lacks_key():
         return True, _NO_KEY
     values = elbo(t.model)(t.params, t.ys, t.key)
     if bad := _data(jnp.isnan(values)):
@@ -172,7 +186,7 @@ def _brute_force(t: Trial, q: Any, y: Tree) -> jax.Array:
 
 
 def _gradients(t: Trial) -> tuple[bool, str]:
-    if t.sampled() and t.key is None:
+    if t.lacks_key():
         return True, _NO_KEY
 
     def total(params):
@@ -194,15 +208,5 @@ def _describe(value: Tree) -> str:
     return str(jax.tree.map(lambda a: f"{a.dtype}{list(a.shape)}", value))
 
 
-PROMISES: dict[str, Callable[[Trial], tuple[bool, str]]] = {
-    "encoder": _encoder,
-    "log_joint": _log_joint,
-    "structure": _structure,
-    "dtype": _dtype,
-    "finite": _finite,
-    "posterior": _posterior,
-    "objective": _objective,
-    "gradients": _gradients,
-}
-NEEDED = ("encoder", "log_joint", "structure")
-"""Without these the other promises cannot be tested."""
+NEEDED = (_encoder, _log_joint, _structure)  # without these the others cannot be tested
+PROMISES = (*NEEDED, _dtype, _finite, _posterior, _objective, _gradients)

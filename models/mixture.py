@@ -27,7 +27,9 @@ class Theta(NamedTuple):
 
 def log_joint(theta: Theta, z: jax.Array, y: Any) -> jax.Array:
     """ln P(z, y) = Σ_k z_k (ln π_k + ln p_k(y)); z is the indicator of the component, [K]."""
-    return theta.weights.log_prob(z) + jnp.dot(z, theta.components.log_prob(y), precision=elbo.PRECISION)
+    # a component so narrow that its squares overflow is impossible, not −inf: 0 · (−inf) is NaN
+    log_p = jnp.maximum(theta.components.log_prob(y), elbo.LOG_ZERO)
+    return theta.weights.log_prob(z) + jnp.dot(z, log_p, precision=elbo.PRECISION)
 
 
 def model(components: int) -> elbo.Model:

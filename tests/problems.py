@@ -72,9 +72,7 @@ def start(name: str, seed: int = 0, sizes: Sizes = SMALL) -> tuple[elbo.Model, e
 
 def arrays(tree: Tree, dtype: Any = float) -> Tree:
     """Numpy's numbers as jax arrays, floating-point ones of the given type."""
-    return jax.tree.map(
-        lambda a: jnp.array(a, dtype if np.issubdtype(np.result_type(a), np.floating) else None), tree
-    )
+    return jax.tree.map(lambda a: jnp.array(a, dtype if np.issubdtype(np.result_type(a), np.floating) else None), tree)
 
 
 def stack(trees: list[Tree]) -> Tree:
@@ -239,9 +237,7 @@ def factor_row(spherical: bool) -> Problem:
         bias = ys.mean(0) + 0.3 * scale * rng.normal(size=ys.shape[1])
         centre = np.zeros(sizes.components)
         if spherical:
-            return factor_analysis.Theta(
-                LinearGaussian(weights, bias, np.log(scale.mean()), centre, floor.min())
-            )
+            return factor_analysis.Theta(LinearGaussian(weights, bias, np.log(scale.mean()), centre, floor.min()))
         return factor_analysis.Theta(LinearGaussian(weights, bias, np.log(scale), centre, floor))
 
     def log_marginal(theta, y):

@@ -42,7 +42,9 @@ class Bernoulli:
 
     def entropy(self) -> jax.Array:
         """−Σ p ln p + (1 − p) ln(1 − p)."""
-        return -self.log_prob(self.mean())
+        logits = self._logits()
+        on, off = jax.nn.sigmoid(logits), jax.nn.sigmoid(-logits)  # 1 - on would round away a small off
+        return -jnp.sum(on * jax.nn.log_sigmoid(logits) + off * jax.nn.log_sigmoid(-logits))
 
     def mode(self) -> jax.Array:
         """1 where a bit is more probable than not."""

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from elbo import PRECISION, tapped
 from elbo.linalg import ldl, matmul, triangular_inverse
 
-from .shapes import check_event, check_shape, floating, update_log_scale
+from .shapes import check_event, check_shape, divide, floating, update_log_scale
 
 
 class Statistics(NamedTuple):
@@ -149,15 +149,18 @@ class LinearGaussian:
         coefficients = jnp.where(regular, along / jnp.where(regular, pivots, 1), 0)
         step = matmul(jnp.swapaxes(inverse, -1, -2), coefficients) * self.scale()[..., None, :]
         explained = jnp.sum(along * coefficients, -2)
+        # mean squares of weights · (x − centre), which the residuals have lost in (y − bias) − weights (x − centre)
+        inputs = divide(jnp.diagonal(moment, axis1=-2, axis2=-1), moment[..., :1, 0])[..., 1:]
+        terms = matmul(self.weights**2, inputs[..., None])[..., 0] * jnp.exp(-2 * self._log_scale())
         if self.spherical:
             residual, total = second - jnp.sum(explained, -1), self.event_size * scale_count
-            floor = jnp.max(self.floor)
+            floor, terms = jnp.max(self.floor), jnp.mean(terms, -1)
         else:
             residual, total, floor = second - explained, scale_count[..., None], self.floor
         return LinearGaussian(
             self.weights + jnp.swapaxes(step[..., 1:, :], -1, -2),
             self.bias + step[..., 0, :],
-            update_log_scale(self.log_scale, residual, second, total, floor),
+            update_log_scale(self.log_scale, residual, second, total, floor, terms),
             self.centre,
             self.floor,
         )

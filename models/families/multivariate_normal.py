@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from elbo import PRECISION, tapped
 from elbo.linalg import cholesky, ldl, matmul, triangular_inverse
 
-from .shapes import bound_variance, check_event, divide, expand, floating, update_log_scale
+from .shapes import bound_variance, check_event, divide, expand, floating, offsets, update_log_scale
 
 Covariance = Literal["full", "tied", "spherical"]
 
@@ -145,12 +145,14 @@ class MultivariateNormal:
         count, first, second, scale_count = statistics
         empty = self.empty(statistics)
         shift = divide(first, count[..., None])
-        mean = self.mean + matmul(triangular_inverse(self.whitener()), shift[..., None])[..., 0]
+        inverse = triangular_inverse(self.whitener())
+        mean = self.mean + matmul(inverse, shift[..., None])[..., 0]
         spread = matmul(first[..., :, None], shift[..., None, :])
         if self.covariance_type == "spherical":
             total = self.event_size * scale_count
             residual = second - jnp.sum(first * shift, -1)
-            root = -update_log_scale(-self.root, residual, second, total, jnp.max(self.floor))
+            terms = jnp.mean(offsets(self.mean) ** 2, -1) * jnp.exp(2 * self.root)
+            root = -update_log_scale(-self.root, residual, second, total, jnp.max(self.floor), terms)
             no_scale = scale_count <= 0
         else:
             total = scale_count
@@ -158,7 +160,11 @@ class MultivariateNormal:
                 spread, total = jnp.sum(spread, tuple(range(len(self.batch_shape)))), jnp.sum(scale_count)
             covariance = divide(second - spread, total[..., None, None])
             moment = divide(jnp.diagonal(second, axis1=-2, axis2=-1), total[..., None])
-            root = _update_root(self.root, covariance, self.floor, moment)
+            # mean squares of the x_i − centre_i, of which the residuals u = W (x − centre) + offset are differences
+            inputs = jnp.sum(inverse**2, -1) + offsets(self.mean) ** 2
+            if self.covariance_type == "tied":
+                inputs = jnp.mean(inputs, tuple(range(len(self.batch_shape))))
+            root = _update_root(self.root, covariance, self.floor, moment, inputs)
             no_scale = expand(total <= 0, 2)
         return MultivariateNormal(
             jnp.where(empty[..., None], self.mean, mean),
@@ -239,14 +245,17 @@ def _store(whitener: jax.Array) -> jax.Array:
     return jnp.tril(whitener, -1) + log_diagonal[..., None] * jnp.eye(whitener.shape[-1], dtype=whitener.dtype)
 
 
-def _update_root(root: jax.Array, covariance: jax.Array, floor: jax.Array, second: jax.Array) -> jax.Array:
+def _update_root(
+    root: jax.Array, covariance: jax.Array, floor: jax.Array, second: jax.Array, inputs: jax.Array
+) -> jax.Array:
     """Root of the precision of data whose covariance in the coordinates whitened by `root` is `covariance` [..., D, D].
 
     With unit lower L and pivots d, covariance = L diag(d) Lᵀ and the new root is diag(d)^-½ L⁻¹ W. Pivot d_j over W_jj²
     is the variance of x_j given the coordinates before it: bounding that by the floor gives the exact maximum under the
-    constraint. `second` are the second moments [..., D] whose rounding the pivots carry.
+    constraint. `second` are the second moments [..., D] whose rounding the pivots carry, and `inputs` those of the data.
     """
     factor = ldl(covariance)
     whitener = _triangle(root)
-    scale = jnp.sqrt(bound_variance(factor.pivots, jnp.diagonal(whitener, axis1=-2, axis2=-1) * floor, second))
+    terms = matmul(whitener**2, inputs[..., None])[..., 0]
+    scale = jnp.sqrt(bound_variance(factor.pivots, jnp.diagonal(whitener, axis1=-2, axis2=-1) * floor, second, terms))
     return _store(matmul(triangular_inverse(factor.lower), whitener) / scale[..., None])

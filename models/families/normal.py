@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from elbo import tapped
 
-from .shapes import check_event, check_shape, divide, floating, update_log_scale
+from .shapes import check_event, check_shape, divide, floating, offsets, update_log_scale
 
 
 class Statistics(NamedTuple):
@@ -99,7 +99,10 @@ class Normal:
         """Means and standard deviations of the data, the latter no less than the floor."""
         count, first, second, scale_count = statistics
         shift = divide(first, count[..., None])
-        log_scale = update_log_scale(self.log_scale, second - first * shift, second, scale_count[..., None], self.floor)
+        residual, total = second - first * shift, scale_count[..., None]
+        # x − mean may have lost digits of the components' distances
+        terms = (offsets(self.mean) * jnp.exp(-self.log_scale)) ** 2
+        log_scale = update_log_scale(self.log_scale, residual, second, total, self.floor, terms)
         return Normal(self.mean + self.scale() * shift, log_scale, self.floor)
 
     def statistics_of(self, reference: "Normal") -> Statistics:

@@ -44,22 +44,42 @@ def expand(a: jax.Array, axes: int) -> jax.Array:
     return a.reshape(*a.shape, *(1,) * axes)
 
 
-def bound_variance(variance: jax.Array, floor: jax.Array, moment: jax.Array) -> jax.Array:
+def offsets(mean: jax.Array) -> jax.Array:
+    """The means [*batch, D] relative to their common mean."""
+    return mean - jnp.mean(mean, tuple(range(mean.ndim - 1)))
+
+
+def bound_variance(
+    variance: jax.Array, floor: jax.Array, moment: jax.Array, terms: jax.Array | float = 0.0
+) -> jax.Array:
     """A variance taken from second moments about another mean, no less than floor² and the rounding of the moments.
 
     All in units of the current standard deviation. Where the variance is zero to rounding and there is no floor, the
     likelihood has no maximum: the variance stays what it is, 1.
 
+    Args:
+      variance: to bound.
+      floor: standard deviation.
+      moment: the second moment of the residuals that variance was taken from.
+      terms: mean squares of the terms that the residuals are differences of, where there are such: in the residuals
+        themselves, digits may have cancelled.
+
     >>> bound_variance(jnp.array([4.0, 0.0, 0.0]), jnp.array([0.0, 0.0, 0.5]), jnp.array([5.0, 1.0, 1.0])).tolist()
     [4.0, 1.0, 0.25]
     """
-    rounding = 8 * jnp.finfo(variance.dtype).eps * moment
+    eps = jnp.finfo(variance.dtype).eps
+    rounding = 8 * eps * moment + (64 * eps) ** 2 * terms
     unknown = (variance <= rounding) & (floor**2 <= 0)
     return jnp.maximum(jnp.where(unknown, 1, variance), jnp.maximum(floor**2, rounding))
 
 
 def update_log_scale(
-    log_scale: jax.Array, residual: jax.Array, second: jax.Array, count: jax.Array, floor: jax.Array
+    log_scale: jax.Array,
+    residual: jax.Array,
+    second: jax.Array,
+    count: jax.Array,
+    floor: jax.Array,
+    terms: jax.Array | float = 0.0,
 ) -> jax.Array:
     """ln of the standard deviations that maximise the likelihood; where count <= 0, log_scale itself.
 
@@ -69,6 +89,7 @@ def update_log_scale(
       second: Σ (x − current mean)², likewise, whose rounding the residual carries.
       count: Σ 1.
       floor: smallest standard deviation, in data units.
+      terms: see `bound_variance`.
     """
-    variance = bound_variance(divide(residual, count), floor * jnp.exp(-log_scale), divide(second, count))
+    variance = bound_variance(divide(residual, count), floor * jnp.exp(-log_scale), divide(second, count), terms)
     return jnp.where(count > 0, log_scale + 0.5 * jnp.log(variance), log_scale)

@@ -151,6 +151,12 @@ def test_interleaved_programs_take_turns():
     assert len(times["a"].rounds) == 2 and times["a"].minimum <= times["a"].median
 
 
+def test_a_slow_program_gets_three_turns():
+    calls = []
+    times = measure.interleave({"slow": calls.append}, rounds=9, burst=0, rest=0, patience=0)
+    assert len(times["slow"].rounds) == 3 and len(calls) == 5
+
+
 def test_reference_gradient_is_that_of_its_loss():
     data = make_vae(data=4, size=5, hidden=3, latent=2)
     layers = [[w.astype(np.float64) for w in layer] for layer in (*data.encoder, *data.decoder)]

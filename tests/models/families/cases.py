@@ -176,8 +176,8 @@ def normal() -> Case:
         return wsum(w), wsum(w, u), diagonal(wsum(w, u, u)), wsum(w)
 
     def fit(weights, x):
-        mean, covariance = mean_and_covariance(weights, x)
-        return {"mean": mean, "scale": np.sqrt(diagonal(covariance))}
+        mean, square = mean_and_covariance(weights, x)
+        return {"mean": mean, "scale": np.sqrt(diagonal(square))}
 
     return Case(
         lambda rng, batch: Normal.create(rng.normal(size=(*batch, D)), rng.uniform(0.5, 2, (*batch, D))),
@@ -191,21 +191,24 @@ def normal() -> Case:
     )
 
 
+# compiled once: a loop is compiled anew at every call outside jit
 create_full = jax.jit(MultivariateNormal.create, static_argnames="covariance_type")
+covariance = jax.jit(lambda f: f.covariance())
+whitener = jax.jit(lambda f: f.whitener())
 
 
 def multivariate_normal(kind: str) -> Case:
     def create(rng, batch):
         root = rng.normal(size=(*(() if kind == "tied" else batch), D, D))
-        covariance = root @ np.swapaxes(root, -1, -2) + 0.5 * np.eye(D)
-        covariance = covariance[..., 0, 0] if kind == "spherical" else covariance
-        return create_full(rng.normal(size=(*batch, D)), covariance, covariance_type=kind)
+        square = root @ np.swapaxes(root, -1, -2) + 0.5 * np.eye(D)
+        square = square[..., 0, 0] if kind == "spherical" else square
+        return create_full(rng.normal(size=(*batch, D)), square, covariance_type=kind)
 
     def covariances(f):
-        return np.broadcast_to(numpy(f.covariance()), (*f.batch_shape, f.event_size, f.event_size))
+        return np.broadcast_to(numpy(covariance(f)), (*f.batch_shape, f.event_size, f.event_size))
 
     def summed(f, w, x):
-        u = np.einsum("...ij,n...j->n...i", numpy(f.whitener()), spread(x, w) - numpy(f.mean))
+        u = np.einsum("...ij,n...j->n...i", numpy(whitener(f)), spread(x, w) - numpy(f.mean))
         second = wsum(w, u, u)
         if kind == "spherical":
             second = np.trace(second, axis1=-2, axis2=-1)
@@ -214,14 +217,14 @@ def multivariate_normal(kind: str) -> Case:
         return wsum(w), wsum(w, u), second, wsum(w)
 
     def fit(weights, x):
-        mean, covariance = mean_and_covariance(weights, x)
+        mean, square = mean_and_covariance(weights, x)
         if kind == "spherical":
-            covariance = diagonal(covariance).mean(-1)[..., None, None] * np.eye(covariance.shape[-1])
+            square = diagonal(square).mean(-1)[..., None, None] * np.eye(square.shape[-1])
         if kind == "tied":
             total = wsum(weights)[..., None, None]
-            pooled = (total * covariance).reshape(-1, *covariance.shape[-2:]).sum(0) / total.sum()
-            covariance = np.broadcast_to(pooled, covariance.shape)
-        return {"mean": mean, "covariance": covariance}
+            pooled = (total * square).reshape(-1, *square.shape[-2:]).sum(0) / total.sum()
+            square = np.broadcast_to(pooled, square.shape)
+        return {"mean": mean, "covariance": square}
 
     return Case(
         create,
@@ -278,8 +281,8 @@ def linear_gaussian(spherical: bool) -> Case:
         return {"coefficients": coefficients, "scale": numpy(f.scale())}
 
     def sigma(reference):
-        covariance = np.diag(np.append(np.ones(P), numpy(reference.scale()) ** 2))
-        weights, points = axes(np.append(numpy(reference.centre), np.zeros(D)), covariance)
+        square = np.diag(np.append(np.ones(P), numpy(reference.scale()) ** 2))
+        weights, points = axes(np.append(numpy(reference.centre), np.zeros(D)), square)
         x, noise = points[:, :P], points[:, P:]
         return weights, mean(reference, x) + noise, x
 

@@ -1,4 +1,4 @@
-"""Empty components, single points, copies, constant columns, more dimensions than data, and float32 far from the origin."""
+"""Empty components, single points, copies, constant columns, more dimensions than data, float32 far from 0."""
 
 from dataclasses import replace
 
@@ -10,7 +10,7 @@ import pytest
 from elbo import safe_log
 from models.families import Bernoulli, LinearGaussian, MultivariateNormal, Normal, PseudoScale
 
-from .cases import CASES, GAUSSIAN, D, estimate, log_probs, maximize, weighted_statistics
+from .cases import CASES, GAUSSIAN, D, covariance, create_full, estimate, log_probs, maximize, weighted_statistics
 
 
 def assert_valid(family, *data):
@@ -20,23 +20,18 @@ def assert_valid(family, *data):
     assert jnp.isfinite(log_probs(family, *data)).all()
 
 
-def assert_equal(a, b):
-    jax.tree.map(np.testing.assert_array_equal, a, b)
+def conditional_scale(family):
+    """The standard deviation of each coordinate given those before it: what the floor bounds."""
+    if not isinstance(family, MultivariateNormal):
+        return np.asarray(family.scale())
+    return np.exp(-np.diagonal(family.root) if family.root.ndim else -family.root)
 
 
-def mixture_em(family, steps, *data):
-    """EM for a mixture with equal weights, and its log likelihood after each step."""
-
-    @jax.jit
-    def step(family):
-        log_p = log_probs(family, *data)
-        return estimate(family, jax.nn.softmax(log_p), *data), jnp.sum(jax.nn.logsumexp(log_p, -1))
-
-    values = []
-    for _ in range(steps):
-        family, value = step(family)
-        values.append(float(value))
-    return family, values
+@jax.jit
+def em_step(family, *data):
+    """EM for a mixture with equal weights; and its log likelihood before."""
+    log_p = log_probs(family, *data)
+    return estimate(family, jax.nn.softmax(log_p), *data), jnp.sum(jax.nn.logsumexp(log_p, -1))
 
 
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES)
@@ -59,7 +54,8 @@ def test_no_data_change_nothing(case):
     rng = np.random.default_rng(0)
     family = case.create(rng, (3,))
     assert family.empty(family.zero_statistics()).all()
-    assert_equal(maximize(family, family.zero_statistics()), family)
+    new = maximize(family, family.zero_statistics())
+    jax.tree.map(np.testing.assert_array_equal, new, family)
     assert family.log_likelihood(family.zero_statistics()) == 0
 
 
@@ -75,7 +71,7 @@ def test_a_prior_on_the_scale_reaches_an_empty_component(x64, name):
 
 
 @pytest.mark.parametrize("floor", [0.0, 1e-2])
-@pytest.mark.parametrize("n", [1, 2, 10])
+@pytest.mark.parametrize("n", [1, 10])
 @pytest.mark.parametrize("name", GAUSSIAN)
 def test_copies_of_one_datum(name, n, floor):
     """Without a floor the likelihood has no maximum; the scale must still not reach 0 in however many rounds."""
@@ -84,42 +80,34 @@ def test_copies_of_one_datum(name, n, floor):
     data = [jnp.tile(jnp.asarray(a, jnp.float32), (n, 1)) for a in case.data(rng, 1)]
     new = estimate(family, jnp.ones(n), *data, rounds=30)
     assert_valid(new, *data)
-    np.testing.assert_allclose(draws_around(new, *data), data[0][0], rtol=1e-5, atol=1e-5)
+    mean = new.mean(data[1][0]) if isinstance(new, LinearGaussian) else new.mean
+    np.testing.assert_allclose(mean, data[0][0], rtol=1e-5, atol=1e-5)
     if floor:
-        scale = (
-            new.scale() if hasattr(new, "scale") else jnp.exp(-np.diagonal(new.root) if new.root.ndim else -new.root)
-        )
-        np.testing.assert_allclose(scale, floor, rtol=1e-4)
-
-
-def draws_around(family, *data):
-    return family.mean(data[1][0]) if isinstance(family, LinearGaussian) else family.mean
+        np.testing.assert_allclose(conditional_scale(new), floor, rtol=1e-4)
 
 
 @pytest.mark.parametrize("name", ["normal", "full", "tied", "spherical"])
 @pytest.mark.parametrize("seed", range(3))
 def test_more_components_than_points(name, seed):
-    """Components collapse onto points (without a floor they may); nothing leaves the numbers, and EM goes uphill."""
+    """Components collapse onto points (without a floor they may), and nothing leaves the numbers."""
     case, rng = CASES[name], np.random.default_rng(seed)
     x = jnp.repeat(jnp.asarray(rng.normal(size=(2, D)), jnp.float32), 10, 0)
-    family, values = mixture_em(case.create(rng, (4,)), 40, x)
+    family, values = case.create(rng, (4,)), []
+    for _ in range(40):
+        family, value = em_step(family, x)
+        values.append(float(value))
     assert_valid(family, x)
     assert values[-1] > values[0]
-    # rounding is that of data seen through a scale of 1e-4 and less
-    assert np.all(np.diff(values) >= -1e-3 * np.abs(values[1:]))
 
 
-@pytest.mark.parametrize("case", CASES.values(), ids=CASES)
-def test_values_that_never_come(case):
-    """One datum of a discrete family: probabilities 0 and 1, exactly, and again from there."""
-    if case in [CASES[name] for name in GAUSSIAN]:
-        return
-    rng = np.random.default_rng(0)
-    family, data = case.create(rng, (2,)), case.data(rng, 1)
-    new = estimate(family, np.ones((1, 2)), *data, rounds=3)
-    np.testing.assert_allclose(
-        *[list(p.values())[0] for p in (case.parameters(new), case.fit(np.ones((1, 2)), *data))], rtol=1e-6
-    )
+@pytest.mark.parametrize("name", sorted(set(CASES) - set(GAUSSIAN)))
+def test_values_that_never_come(name):
+    """One datum of a discrete family: probabilities 0 and 1, and again from there."""
+    case, rng = CASES[name], np.random.default_rng(0)
+    family, data, weights = case.create(rng, (2,)), case.data(rng, 1), np.ones((1, 2))
+    new = estimate(family, weights, *data, rounds=3)
+    for key, expected in case.fit(weights, *data).items():
+        np.testing.assert_allclose(case.parameters(new)[key], expected, rtol=1e-6)
     assert_valid(new, *data)
 
 
@@ -142,10 +130,9 @@ def test_a_constant_column(name):
         family = replace(CASES[name].create(rng, ()), floor=jnp.asarray(floor, jnp.float32))
         new = estimate(family, jnp.ones(100), x, rounds=20)
         assert_valid(new, x)
-        variance = np.diagonal(new.covariance()) if name == "full" else new.scale() ** 2
-        np.testing.assert_allclose(variance[np.array([0, 2])], np.var(x, 0)[np.array([0, 2])], rtol=1e-4)
-        if floor:
-            np.testing.assert_allclose(variance[1], floor**2, rtol=1e-3)
+        if floor:  # without, the likelihood has no maximum
+            variance = np.diagonal(covariance(new)) if name == "full" else new.scale() ** 2
+            np.testing.assert_allclose(variance, np.maximum(np.var(x, 0), floor**2), rtol=1e-3)
 
 
 @pytest.mark.parametrize("name", ["regression", "regression-spherical"])
@@ -167,22 +154,21 @@ def test_constant_and_repeated_regressors(x64, name):
 def test_more_dimensions_than_data():
     rng = np.random.default_rng(0)
     x = jnp.asarray(rng.normal(size=(50, 200)), jnp.float32)
-    start = MultivariateNormal.create(jnp.zeros(200), jnp.eye(200), floor=0.1)
+    start = create_full(jnp.zeros(200), jnp.eye(200), floor=0.1)
     new = estimate(start, jnp.ones(50), x, rounds=3)
     assert_valid(new, x)
-    # the floor is on the standard deviation of each coordinate given those before it
-    conditional = np.exp(-np.diagonal(new.root))
-    assert conditional.min() >= 0.1 * (1 - 1e-5)
-    np.testing.assert_allclose(conditional[60:], 0.1, rtol=1e-4)
-    assert np.linalg.eigvalsh(np.float64(new.covariance())).min() > 0
+    scale = conditional_scale(new)
+    assert scale.min() >= 0.1 * (1 - 1e-5)
+    np.testing.assert_allclose(scale[60:], 0.1, rtol=1e-4)
+    assert np.linalg.eigvalsh(np.float64(covariance(new))).min() > 0
 
 
 FAR = 1e4
 STARTS = {
     "normal": lambda mean: Normal.create(mean, jnp.ones(D)),
-    "full": lambda mean: MultivariateNormal.create(mean, jnp.eye(D)),
-    "tied": lambda mean: MultivariateNormal.create(mean, jnp.eye(D), covariance_type="tied"),
-    "spherical": lambda mean: MultivariateNormal.create(mean, jnp.ones(()), covariance_type="spherical"),
+    "full": lambda mean: create_full(mean, jnp.eye(D)),
+    "tied": lambda mean: create_full(mean, jnp.eye(D), covariance_type="tied"),
+    "spherical": lambda mean: create_full(mean, jnp.ones(()), covariance_type="spherical"),
     "regression": lambda bias: LinearGaussian.create(jnp.zeros((D, 2)), bias, jnp.ones(D)),
     "regression-spherical": lambda bias: LinearGaussian.create(jnp.zeros((D, 2)), bias, jnp.ones(())),
 }

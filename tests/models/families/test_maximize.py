@@ -10,9 +10,22 @@ import scipy.stats
 from hypothesis import given
 from hypothesis import strategies as st
 
-from models.families import Bernoulli, Categorical, MultivariateNormal, Normal, Poisson, PseudoData, PseudoScale
+from models.families import Bernoulli, Categorical, Normal, Poisson, PseudoData, PseudoScale
 
-from .cases import CASES, FIXED, GAUSSIAN, D, V, estimate, log_probs, maximize, numpy, weighted_statistics
+from .cases import (
+    CASES,
+    FIXED,
+    GAUSSIAN,
+    D,
+    V,
+    covariance,
+    create_full,
+    estimate,
+    log_probs,
+    maximize,
+    numpy,
+    weighted_statistics,
+)
 
 pytestmark = pytest.mark.usefixtures("x64")
 PRIORS = [(name, None) for name in CASES] + [(name, PseudoData) for name in CASES]
@@ -24,7 +37,7 @@ def assert_fits(case, family, expected):
         np.testing.assert_allclose(value, expected[name], rtol=1e-10, atol=1e-10, err_msg=name)
 
 
-@pytest.mark.parametrize("batch", [(), (3,), (2, 3)], ids=str)
+@pytest.mark.parametrize("batch", [(), (2, 3)], ids=str)
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES)
 def test_maximize_is_the_weighted_estimate_from_any_start(case, batch):
     rng = np.random.default_rng(0)
@@ -78,15 +91,13 @@ def test_pseudo_scale_refuses_a_family_without_one():
         PseudoScale(f, 1.0).statistics(f)
 
 
-@pytest.mark.parametrize(
-    ("name", "prior"), PRIORS, ids=lambda p: p if isinstance(p, str) else getattr(p, "__name__", "ML")
-)
+@pytest.mark.parametrize(("name", "prior"), PRIORS)
 def test_maximize_is_a_maximum(name, prior):
     """No direction leads up from it: gradient zero, and no random neighbour is better."""
     case, rng = CASES[name], np.random.default_rng(0)
     data, weights = case.data(rng, 30), rng.uniform(size=(30, 3))
     start = case.create(rng, (3,))
-    prior = prior and prior(case.create(rng, ()), 1.5)
+    prior = prior and prior(case.create(rng, (3,) if prior is PseudoScale else ()), 1.5)
 
     @jax.jit
     def objective(family):
@@ -112,15 +123,16 @@ def test_maximize_is_a_maximum(name, prior):
     neighbours_are_no_better()
 
 
+log_prior = jax.jit(lambda prior, family: prior.log_prob(family))
+
+
 def wishart(f, degrees, scale, mean=None, count=0.0):
     """ln of the normal-inverse-Wishart density; of the inverse-Wishart alone without a mean."""
-    covariance = numpy(f.covariance())
-    value = scipy.stats.invwishart(degrees, scale).logpdf(covariance)
-    return (
-        value
-        if mean is None
-        else value + scipy.stats.multivariate_normal(mean, covariance / count).logpdf(numpy(f.mean))
-    )
+    square = numpy(covariance(f))
+    value = scipy.stats.invwishart(degrees, scale).logpdf(square)
+    if mean is None:
+        return value
+    return value + scipy.stats.multivariate_normal(mean, square / count).logpdf(numpy(f.mean))
 
 
 def test_priors_are_the_textbook_densities():
@@ -129,8 +141,8 @@ def test_priors_are_the_textbook_densities():
     r, c = rng.dirichlet(np.ones(V)), 7.5
     p, rate = rng.uniform(size=D), rng.uniform(1, 5, D)
     mean, root = rng.normal(size=D), rng.normal(size=(D, D))
-    covariance = root @ root.T + np.eye(D)
-    gaussian = MultivariateNormal.create(mean, covariance)
+    square = root @ root.T + np.eye(D)
+    gaussian = create_full(mean, square)
 
     def dirichlet(f):
         return scipy.stats.dirichlet(1 + c * r).logpdf(numpy(f.probabilities()))
@@ -145,32 +157,32 @@ def test_priors_are_the_textbook_densities():
         ("categorical", PseudoData(Categorical.create(r), c), dirichlet),
         ("bernoulli", PseudoData(Bernoulli.create(p), c), beta),
         ("poisson", PseudoData(Poisson.create(rate), c), gamma),
-        ("full", PseudoScale(gaussian, c), lambda f: wishart(f, c - D - 1, c * covariance)),
+        ("full", PseudoScale(gaussian, c), lambda f: wishart(f, c - D - 1, c * square)),
         # the normal's own factor |Σ|^-½ takes one of the counts
-        ("full", PseudoData(gaussian, c), lambda f: wishart(f, c - D - 2, c * covariance, mean, c)),
+        ("full", PseudoData(gaussian, c), lambda f: wishart(f, c - D - 2, c * square, mean, c)),
     ]
     for name, prior, log_density in densities:
         one, other = CASES[name].create(rng, ()), CASES[name].create(rng, ())
-        difference = prior.log_prob(one) - prior.log_prob(other)
+        difference = log_prior(prior, one) - log_prior(prior, other)
         np.testing.assert_allclose(difference, log_density(one) - log_density(other), rtol=1e-9, err_msg=str(prior))
 
 
 def test_posterior_modes_in_closed_form():
     rng = np.random.default_rng(0)
     (x,), n, c = CASES["full"].data(rng, 20), 20, 4.0
-    mean, covariance = rng.normal(size=D), np.diag(rng.uniform(1, 2, D))
+    mean, square = rng.normal(size=D), np.diag(rng.uniform(1, 2, D))
     centre, scatter = x.mean(0), n * np.cov(x.T, bias=True)
     new_mean = (n * centre + c * mean) / (n + c)
     shift = np.outer(centre - mean, centre - mean) * n * c / (n + c)
-    new_covariance = (scatter + shift + c * covariance) / (n + c)
+    new_covariance = (scatter + shift + c * square) / (n + c)
 
-    f = MultivariateNormal.create(np.zeros(D), np.eye(D))
-    prior = PseudoData(MultivariateNormal.create(mean, covariance), c)
+    f = create_full(np.zeros(D), np.eye(D))
+    prior = PseudoData(create_full(mean, square), c)
     f = maximize(f, weighted_statistics(f, np.ones(n), x), prior)
     np.testing.assert_allclose(f.mean, new_mean, rtol=1e-10)
-    np.testing.assert_allclose(f.covariance(), new_covariance, rtol=1e-10)
+    np.testing.assert_allclose(covariance(f), new_covariance, rtol=1e-10)
 
     g = Normal.create(np.zeros(D), np.ones(D))
-    prior = PseudoData(Normal.create(mean, np.sqrt(np.diag(covariance))), c)
+    prior = PseudoData(Normal.create(mean, np.sqrt(np.diag(square))), c)
     g = maximize(g, weighted_statistics(g, np.ones(n), x), prior)
     np.testing.assert_allclose(g.scale() ** 2, np.diag(new_covariance), rtol=1e-10)

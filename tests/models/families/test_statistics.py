@@ -1,12 +1,14 @@
 """Statistics read through taps, and the likelihood written with them."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 import elbo
-from models.families import Categorical, LinearGaussian, MultivariateNormal
+from models.families import Categorical, LinearGaussian, Normal
 from optim.statistics import expected_statistics
 
 from .cases import CASES, log_probs, numpy, weighted_statistics, wsum
@@ -20,7 +22,7 @@ def assert_same(statistics, expected):
         np.testing.assert_allclose(t, e, rtol=1e-10, atol=1e-10)
 
 
-@pytest.mark.parametrize("batch", [(), (3,), (2, 3)], ids=str)
+@pytest.mark.parametrize("batch", [(), (2, 3)], ids=str)
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES)
 def test_taps_give_the_sums_written_by_hand(case, batch):
     rng = np.random.default_rng(0)
@@ -42,7 +44,8 @@ def test_expected_statistics_of_a_mixture(case):
         return theta[0].log_prob(z) + z @ theta[1].log_prob(*y)
 
     model = elbo.Model(log_joint, elbo.exact(log_joint, elbo.categorical(3)))
-    found = expected_statistics(model, elbo.Params(theta, theta), data, weights=weights, chunk_size=5)
+    summarize = jax.jit(partial(expected_statistics, model, chunk_size=5))
+    found = summarize(elbo.Params(theta, theta), data, weights=weights)
     log_p = np.log([0.2, 0.3, 0.5]) + np.stack([case.log_density(family, (k,), *data) for k in range(3)], -1)
     p = np.exp(log_p)
     responsibilities = weights[:, None] * p / p.sum(-1, keepdims=True)
@@ -55,14 +58,14 @@ def test_expected_statistics_of_a_latent_regressor():
     """Factor analysis: E x̃x̃ᵀ and E x̃rᵀ have the posterior covariance of x in them."""
     rng = np.random.default_rng(0)
     f = CASES["regression"].create(rng, ())
-    prior = MultivariateNormal.create(jnp.zeros(2), jnp.eye(2))
+    prior = Normal.create(jnp.zeros(2), jnp.ones(2))
     ys = rng.normal(size=(9, 3))
 
     def log_joint(theta, z, y):
         return prior.log_prob(z) + theta.log_prob(y, z)
 
     model = elbo.Model(log_joint, elbo.exact(log_joint, elbo.gaussian(2)))
-    found = expected_statistics(model, elbo.Params(f, f), ys).families
+    found = jax.jit(partial(expected_statistics, model))(elbo.Params(f, f), ys).families
 
     w, scale, centre = numpy(f.weights), numpy(f.scale()), numpy(f.centre)
     covariance = np.linalg.inv(np.eye(2) + w.T @ np.diag(scale**-2) @ w)
@@ -92,8 +95,9 @@ def test_statistics_of_is_the_expectation(case):
         shared = LinearGaussian(shared.weights, shared.bias, shared.log_scale, jnp.array([2.0, 0.0]), shared.floor)
     weights, *data = case.sigma(shared)
     expected = case.statistics(family, np.tile(weights[:, None], (1, 3)), *data)
-    assert_same(family.statistics_of(shared), expected)
-    assert jax.tree.map(jnp.shape, family.statistics_of(own)) == jax.tree.map(jnp.shape, family.zero_statistics())
+    assert_same(jax.jit(family.statistics_of)(shared), expected)
+    shapes = jax.tree.map(jnp.shape, jax.eval_shape(family.statistics_of, own))
+    assert shapes == jax.tree.map(jnp.shape, family.zero_statistics())
 
 
 def test_wsum():

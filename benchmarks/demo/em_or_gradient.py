@@ -1,0 +1,308 @@
+"""EM against gradient ascent on ln P, on Gaussian mixtures: which is faster, and which ends higher?
+
+By Fisher's identity a step of `eg_step` is a step of its optimiser on ln P, so the gradient methods here are `eg_step`
+with Adam, plain gradient ascent (SGD on all the data) and L-BFGS. Same model, same starts, same parameters (the family's
+own: means, log odds of the weights, the root of each precision with the logarithm of its diagonal), float64.
+"""
+
+import time
+from collections.abc import Callable
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from rich.table import Table
+
+import elbo
+import optim
+from models import mixture
+from models.families import PseudoScale
+
+from .. import datasets
+
+TOLERANCES = (1e-3, 1e-5)
+"""How near to the best is near, nats per datum."""
+PRIOR = 1.0
+"""Imaginary data, spread like all the data, that each covariance has seen: without one ln P has no upper bound."""
+FAR = 3.0
+"""How many times as fast is "far superior"."""
+RATES = {"Adam": (0.01, 0.03, 0.1, 0.3), "SGD": (0.01, 0.03, 0.1, 0.3)}
+
+
+class Problem(NamedTuple):
+    """A mixture to fit.
+
+    Attributes:
+      name, data: what a person calls it, and what the data are.
+      ys: [N, D], float64.
+      components: K.
+      covariance_type: of the components.
+      steps: by method.
+      starts: how many, by k-means++.
+      trials: further starts, on which the learning rates are tried.
+    """
+
+    name: str
+    data: str
+    ys: np.ndarray
+    components: int
+    covariance_type: str
+    steps: dict[str, int]
+    starts: int
+    trials: int
+
+
+class Method(NamedTuple):
+    """One method's runs on one problem, a row for each start.
+
+    Attributes:
+      rate: the best learning rate of the grid, if there is one.
+      values: the objective per datum before each step, [starts, steps]; −∞ where it is not finite.
+      seconds: each start's run took, compiling apart, [starts].
+      compiling: seconds to trace and compile.
+    """
+
+    rate: float | None
+    values: np.ndarray
+    seconds: np.ndarray
+    compiling: float
+
+
+class Contest(NamedTuple):
+    """A problem and its methods by name."""
+
+    problem: Problem
+    methods: dict[str, Method]
+
+
+def problems() -> list[Problem]:
+    """The contests."""
+    minutes = datasets.faithful()
+    geyser = (minutes - minutes.mean(0)) / minutes.std(0), "Old Faithful, 272 x 2, standardised"
+    pixels = datasets.digits()[0] / 16
+    centred = pixels - pixels.mean(0)
+    few = centred @ np.linalg.svd(centred, full_matrices=False)[2][:16].T
+
+    def steps(em, lbfgs, adam, sgd):
+        return {"EM": em, "L-BFGS": lbfgs, "Adam": adam, "SGD": sgd}
+
+    def problem(name, what, covariance, steps, starts, trials):
+        (ys, data), components = what, int(name.split("=")[1])
+        return Problem(name, data, ys, components, covariance, steps, starts, trials)
+
+    digits, reduced = (pixels, "digits, 1797 x 64, pixels / 16"), (few, "digits, 1797 x 16 principal components")
+    return [
+        problem("geyser, K=2", geyser, "full", steps(100, 60, 1000, 2000), 10, 5),
+        problem("geyser, K=3", geyser, "full", steps(1000, 200, 3000, 6000), 10, 5),
+        problem("digits, K=10", digits, "spherical", steps(100, 100, 300, 300), 5, 2),
+        problem("digits in 16-d, K=10", reduced, "full", steps(400, 300, 600, 600), 5, 2),
+    ]
+
+
+METHODS = ("EM", "L-BFGS", "Adam", "SGD")
+PIECES = 4 * len(METHODS)
+
+
+def compute(tell: Callable[[str], None], contests: list[Problem] | None = None) -> list[Contest]:
+    """Runs every method on every problem from the same starts; `tell` is called before each."""
+    with jax.enable_x64(True):
+        return [_contest(tell, problem) for problem in (problems() if contests is None else contests)]
+
+
+def _contest(tell, problem: Problem) -> Contest:
+    ys = jnp.asarray(problem.ys)
+    wide = mixture.gaussian(ys, problem.components, problem.covariance_type)
+    prior = mixture.Theta(None, PseudoScale(wide, PRIOR))
+    model = mixture.model(problem.components)
+    keys = jax.random.split(jax.random.key(0), problem.starts + problem.trials)
+    params = jax.jit(jax.vmap(lambda key: mixture.init(key, ys, problem.components, family=wide)))(keys)
+    starts, trials = range(problem.starts), range(problem.starts, len(keys))
+    rules = {
+        "EM": optim.em_step(model, prior=prior),
+        "L-BFGS": optim.eg_step(model, optax.lbfgs(), prior=prior),
+        "Adam": optim.eg_step(model, optax.inject_hyperparams(optax.adam)(learning_rate=0.1), prior=prior),
+        "SGD": optim.eg_step(model, optax.inject_hyperparams(optax.sgd)(learning_rate=0.1), prior=prior),
+    }
+    methods = {}
+    for name in METHODS:
+        tell(f"{problem.name}: {name}")
+        climb, compiling = _program(rules[name], params, ys, problem.steps[name])
+        tried = {rate: climb(trials, rate)[0] for rate in RATES[name]} if name in RATES else {None: None}
+        rate = max(tried, key=partial(_merit, tried)) if name in RATES else None
+        methods[name] = Method(rate, *climb(starts, rate), compiling)
+    return Contest(problem, methods)
+
+
+def _program(rule: optim.Rule, params: elbo.Params, ys: jax.Array, steps: int):
+    """`optim.run`, compiled for any start and any learning rate, and the seconds that took to compile.
+
+    `climb(starts, rate)` gives the objective before each step [starts, steps] and the seconds [starts].
+    """
+
+    def begin(i, rate):
+        start = jax.tree.map(lambda a: a[i], params)
+        state = rule.init(start)
+        if rate is not None:
+            state.hyperparams["learning_rate"] = jnp.full_like(state.hyperparams["learning_rate"], rate)
+        return start, state
+
+    start, state = begin(0, None)
+    clock = time.perf_counter()
+    program = optim.run.lower(rule, start, ys, state=state, steps=steps).compile()
+    compiling = time.perf_counter() - clock
+
+    def climb(starts, rate):
+        values, seconds = [], []
+        for i in starts:
+            start, state = jax.block_until_ready(begin(i, rate))
+            clock = time.perf_counter()
+            out = jax.block_until_ready(program(start, ys, state=state))
+            seconds.append(time.perf_counter() - clock)
+            objective = np.asarray(out.history.objective)
+            values.append(np.where(np.isfinite(objective), objective, -np.inf))
+        return np.array(values), np.array(seconds)
+
+    return climb, compiling
+
+
+def _merit(tried: dict[float, np.ndarray], rate: float) -> tuple[float, float]:
+    """The better learning rate comes sooner to within 1e-4 nats of the highest that any reached from the same start."""
+    goal = np.max([values.max(1, keepdims=True) for values in tried.values()], axis=0)
+    values = tried[rate]
+    reached = values >= goal - 1e-4
+    steps = np.where(reached.any(1), reached.argmax(1), 10 * values.shape[1])
+    return -float(np.mean(steps)), float(np.mean(values[:, -1]))
+
+
+def steps_to_end(values: np.ndarray, tolerance: float) -> np.ndarray:
+    """Steps until each run [starts, steps] is within the tolerance of where it ends, for good.
+
+    Infinite if it was not there in the last tenth of its steps, or ends nowhere (−∞).
+    """
+    far = ~(np.abs(values - values[:, -1:]) <= tolerance)
+    steps = values.shape[1] - np.argmax(far[:, ::-1], axis=1)  # one after the last that is far
+    steps = np.where(far.any(1), steps, 0)
+    return np.where(steps <= 0.9 * values.shape[1], steps, np.inf)
+
+
+def highest(contest: Contest) -> np.ndarray:
+    """The highest end of any method from each start, [starts, 1]."""
+    return np.max([method.values[:, -1:] for method in contest.methods.values()], axis=0)
+
+
+def figures(contests: list[Contest]) -> dict:
+    """Every number, for demo.json."""
+    return {
+        "objective": "nats per datum: ln P + ln prior, which is the spread of one imaginary datum per covariance",
+        "to": "until within so many nats per datum of where the run ends, for good; null: most still moved by more",
+        "problems": {contest.problem.name: _figures(contest) for contest in contests},
+        "conclusion": conclusion(contests),
+    }
+
+
+def _figures(contest: Contest) -> dict:
+    problem, goal = contest.problem, highest(contest)
+    rows = {}
+    for name, (rate, values, seconds, compiling) in contest.methods.items():
+        per_step = seconds / values.shape[1]
+        row = {"learning_rate": rate, "steps": values.shape[1], "seconds_per_step": float(np.median(per_step))}
+        for tolerance in TOLERANCES:
+            steps = steps_to_end(values, tolerance)
+            row[f"to_{tolerance:.0e}"] = {
+                "median_steps": _or_none(np.median(steps)),
+                "median_seconds": _or_none(np.median(steps * per_step)),
+            }
+        row["mean_end"] = _or_none(np.mean(values[:, -1]))
+        row["highest_from_the_start"] = int(np.sum(values[:, -1:] >= goal - 1e-3))
+        row["highest_of_all"] = int(np.sum(values[:, -1] >= goal.max() - 1e-3))
+        row["compile_seconds"] = compiling
+        rows[name] = row
+    return {
+        "data": problem.data,
+        "components": problem.components,
+        "covariance": problem.covariance_type,
+        "starts": problem.starts,
+        "highest": float(goal.max()),
+        "methods": rows,
+    }
+
+
+def _or_none(value) -> float | None:
+    return float(value) if np.isfinite(value) else None
+
+
+def table(contests: list[Contest]) -> Table:
+    """What to print."""
+    out = Table(
+        title="EM against gradient ascent on ln P: Gaussian mixtures, k-means++ starts, float64",
+        caption="to 1e-3, 1e-5: until so near (nats per datum) to where the run itself ends, for good; medians over the "
+        "starts, compiling apart; moving: not there yet. end: ln P + ln prior per datum, mean over the starts. as high: "
+        "starts from which no other method ends higher. "
+        f"Learning rates: the best of {', '.join(map(str, RATES['Adam']))} on other starts.",
+    )
+    for name in ("problem", "method", "rate"):
+        out.add_column(name)
+    for tolerance in TOLERANCES:
+        short = np.format_float_scientific(tolerance, trim="-", exp_digits=1)
+        for name in (f"steps to {short}", f"ms to {short}"):
+            out.add_column(name, justify="right")
+    for name in ("end", "as high", "ms a step", "compile s"):
+        out.add_column(name, justify="right")
+    for name, problem in figures(contests)["problems"].items():
+        for method, row in problem["methods"].items():
+            times = [row[f"to_{tolerance:.0e}"] for tolerance in TOLERANCES]
+            rate, end = row["learning_rate"], row["mean_end"]
+            out.add_row(
+                *(name if method == METHODS[0] else "", method, "" if rate is None else f"{rate:g}"),
+                *(cell for t in times for cell in (_cell(t["median_steps"]), _cell(t["median_seconds"], 1e3))),
+                *("none" if end is None else f"{end:.4f}", f"{row['highest_from_the_start']}/{problem['starts']}"),
+                *(f"{1e3 * row['seconds_per_step']:.3f}", f"{row['compile_seconds']:.1f}"),
+                end_section=method == METHODS[-1],
+            )
+    return out
+
+
+def _cell(value: float | None, scale: float = 1) -> str:
+    if value is None:
+        return "moving"
+    return f"{value:.0f}" if scale == 1 else f"{scale * value:.3g}" if scale * value < 1000 else f"{scale * value:.0f}"
+
+
+def conclusion(contests: list[Contest]) -> str:
+    """What the numbers say of the claim that EM is "typically far superior"."""
+    sentences, far = [], []
+    for contest in contests:
+        rows = _figures(contest)["methods"]
+        ends = {name: -np.inf if row["mean_end"] is None else row["mean_end"] for name, row in rows.items()}
+        top = max(METHODS[1:], key=ends.__getitem__)
+        lead = ends["EM"] - ends[top]
+        place = "as high as" if abs(lead) <= 1e-3 else f"{abs(lead):.2g} nats {'above' if lead > 0 else 'below'}"
+        ratios = []
+        for tolerance in TOLERANCES:
+            seconds = {name: row[f"to_{tolerance:.0e}"]["median_seconds"] or np.inf for name, row in rows.items()}
+            # a method that stops far below the others has not arrived anywhere
+            rivals = [name for name in METHODS[1:] if ends[name] >= ends["EM"] - 0.1 and np.isfinite(seconds[name])]
+            rival = min(rivals, key=seconds.__getitem__, default=None)
+            ratios.append((seconds[rival] / seconds["EM"] if rival else np.inf, rival))
+        far.append(lead >= -1e-3 and all(ratio >= FAR for ratio, _ in ratios))
+        speeds = ", ".join(f"{_faster(*r)} to {t:.0e}" for r, t in zip(ratios, TOLERANCES, strict=True))
+        sentences.append(f"{contest.problem.name}: {speeds}; EM ends {place} {top}")
+    share = sum(far) / len(far)
+    verdict = "holds on most" if share > 0.5 else "holds on some" if share > 0 else "holds on none"
+    return (
+        f"That EM is far superior to any gradient method (at least {FAR:g} times as fast as the fastest, and no lower "
+        f"end) {verdict} of these problems: {sum(far)} of {len(far)}. {'. '.join(sentences)}."
+    )
+
+
+def _faster(ratio: float, rival: str | None) -> str:
+    if rival is None:
+        return "only EM gets"
+    if ratio == 0:
+        return f"{rival} gets, EM does not,"
+    return (
+        f"EM is {ratio:.1f} times as fast as {rival}" if ratio >= 1 else f"{rival} {1 / ratio:.1f} times as fast as EM"
+    )

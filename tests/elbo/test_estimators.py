@@ -1,0 +1,89 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import elbo
+from elbo import Automatic, Enumerated, Exact, Reparameterized, StructureError
+from elbo.estimators import expect_terms
+
+from .problems import normal, within
+
+AFFINE = lambda z: z @ jnp.arange(3.0) + 1
+QUADRATIC = lambda z: z @ z
+OTHER = lambda z: jnp.exp(z).sum()
+CATEGORICAL = elbo.Categorical(jnp.arange(3.0))
+GROUP = elbo.Categorical(jnp.ones((2, 3)))
+NORMAL = elbo.Normal(jnp.ones(3), jnp.zeros(3))
+
+
+@pytest.mark.parametrize(
+    ("q", "f", "expected"),
+    [
+        (CATEGORICAL, AFFINE, Exact()),
+        (CATEGORICAL, QUADRATIC, Enumerated()),
+        (CATEGORICAL, OTHER, Enumerated()),
+        (elbo.Bernoulli(jnp.ones(3)), OTHER, Enumerated()),
+        (NORMAL, AFFINE, Exact()),
+        (NORMAL, QUADRATIC, Exact()),
+        (NORMAL, OTHER, Reparameterized()),
+        (elbo.MultivariateNormal(jnp.ones(3), jnp.eye(3)), QUADRATIC, Exact()),
+    ],
+)
+def test_automatic_takes_the_best(q, f, expected, key):
+    assert Automatic().choose(f, q) == expected
+    np.testing.assert_array_equal(Automatic()(f, q, key), expected(f, q, key))
+
+
+@pytest.mark.parametrize("f", [QUADRATIC, OTHER])
+def test_automatic_refuses_what_nothing_fits(f):
+    with pytest.raises(StructureError):
+        Automatic()(lambda z: f(z.ravel()), GROUP, None)
+
+
+def test_enumerated_equals_exact(x64):
+    for q in (elbo.Categorical(normal(0, 3)), elbo.Bernoulli(normal(1, 3))):
+        exact, enumerated = (
+            jax.jit(jax.value_and_grad(lambda q, e=e: e(AFFINE, q, None)))(q) for e in (Exact(), Enumerated())
+        )
+        for a, b in zip(jax.tree.leaves(exact), jax.tree.leaves(enumerated), strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-12, atol=1e-15)
+
+
+def test_enumerated_skips_values_of_probability_zero():
+    q = elbo.Categorical(jnp.array([0.0, -jnp.inf]))
+    value, slope = jax.value_and_grad(lambda q: Enumerated()(lambda z: jnp.log(z[0]), q, None))(q)
+    assert value == 0 and jnp.isfinite(slope.logits).all()
+
+
+def test_expectations_of_pytrees(key):
+    f = lambda z: {"a": z.sum(), "b": (z[0], 2 * z[1])}
+    for q, estimators in [(CATEGORICAL, (Exact(), Enumerated())), (NORMAL, (Exact(), Reparameterized(3)))]:
+        for estimator in estimators:
+            value = estimator(f, q, key)
+            assert jax.tree.structure(value) == jax.tree.structure(f(q.mean()))
+    squares = Exact()(lambda z: (z[0] ** 2, z @ z), NORMAL, None)
+    np.testing.assert_allclose(squares, (2.0, 6.0), rtol=1e-6)
+
+
+def test_samples_are_averaged(key):
+    values = jax.vmap(lambda k: Reparameterized(3)(OTHER, NORMAL, k))(jax.random.split(key, 2000))
+    assert within(values, 3 * np.exp(1.5))
+
+
+def test_terms_share_their_samples(key):
+    a, b = expect_terms(lambda z: (jnp.tanh(z).sum(), -jnp.tanh(z).sum()), NORMAL, Automatic(), key)
+    assert a == -b
+
+
+def test_errors(key):
+    with pytest.raises(StructureError, match="is quadratic in z.*Categorical.*silently wrong.*Enumerated"):
+        Exact()(QUADRATIC, CATEGORICAL, None)
+    with pytest.raises(StructureError, match=r"needs a posterior with support\(\), got Normal"):
+        Enumerated()(OTHER, NORMAL, None)
+    with pytest.raises(ValueError, match="key: got None"):
+        Reparameterized()(OTHER, NORMAL, None)
+    with pytest.raises(ValueError, match="samples: got 0"):
+        Reparameterized(0)
+    with pytest.raises(StructureError, match="samples of Categorical are not differentiable"):
+        Reparameterized()(OTHER, CATEGORICAL, key)

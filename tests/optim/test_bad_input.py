@@ -1,0 +1,198 @@
+"""Bad data are left out and reported, bad requests are refused in words, and parameters are never replaced by NaN."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import elbo
+import optim
+from models import factor_analysis, mixture, vae
+from models.families import Categorical, MultivariateNormal, PseudoData
+
+from ..problems import start
+
+
+def rules(model, optimizer=None):
+    optimizer = optimizer or optax.adam(1e-2)
+    return {
+        "em": optim.em_step(model),
+        "eg": optim.eg_step(model, optimizer),
+        "vem": optim.vem_step(model, optimizer),
+        "vae": optim.vae_step(model, optimizer),
+    }
+
+
+RULES = ["em", "eg", "vem", "vae"]
+
+
+def same(a, b, rtol=1e-6):
+    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=rtol, atol=1e-7), a, b)
+
+
+def finite(tree):
+    return all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(tree))
+
+
+@pytest.mark.parametrize("name", RULES)
+@pytest.mark.parametrize("junk", [jnp.nan, jnp.inf, -jnp.inf])
+def test_junk_data_are_left_out_and_counted(name, junk):
+    model, params, ys = start("full")
+    rule = rules(model)[name]
+    bad = ys.at[3, 1].set(junk).at[7].set(junk)
+    got, _, info = rule.update(None, params, rule.init(params), bad)
+    rest = jnp.delete(ys, jnp.array([3, 7]), axis=0)
+    expected, _, clean = rule.update(None, params, rule.init(params), rest)
+    same(got, expected, 1e-4)
+    np.testing.assert_allclose(info.elbo, clean.elbo, rtol=1e-5)
+    assert (int(info.dropped), bool(info.feasible), bool(info.finite)) == (2, False, True)
+    assert (int(clean.dropped), bool(clean.feasible)) == (0, True)
+
+
+@pytest.mark.parametrize("name", RULES)
+def test_padding_of_weight_zero_is_not_looked_at(name):
+    model, params, ys = start("full")
+    rule = rules(model)[name]
+    padded = jnp.concatenate([ys, jnp.full((3, ys.shape[1]), jnp.nan)])
+    weights = jnp.concatenate([jnp.ones(len(ys)), jnp.zeros(3)])
+    got, _, info = rule.update(None, params, rule.init(params), padded, weights=weights)
+    same(got, rule.update(None, params, rule.init(params), ys)[0], 1e-4)
+    assert int(info.dropped) == 0 and bool(info.feasible)
+
+
+@pytest.mark.parametrize("name", RULES)
+@pytest.mark.parametrize("how", ["all NaN", "all of weight 0"])
+def test_without_a_single_usable_datum_nothing_moves(name, how):
+    model, params, ys = start("full")
+    rule = rules(model)[name]
+    weights = jnp.zeros(len(ys)) if how == "all of weight 0" else None
+    ys = ys if weights is not None else jnp.full_like(ys, jnp.nan)
+    got, _, info = rule.update(None, params, rule.init(params), ys, weights=weights)
+    same(got.theta, params.theta)
+    assert np.isnan(info.elbo) and finite(got)
+    assert int(info.dropped) == (0 if weights is not None else len(ys))
+
+
+@pytest.mark.parametrize("name", ["em", "eg", "vae"])
+def test_an_impossible_datum_moves_nothing(name):
+    probabilities = jnp.array([[0.5, 0.5, 0.0], [0.1, 0.9, 0.0]])
+    theta = mixture.Theta(Categorical(jnp.zeros(2)), Categorical.create(probabilities))
+    model, params = mixture.model(2), elbo.Params(theta, theta)
+    ys = jnp.array([0, 1, 1, 0, 2, 7])  # 2 is impossible in both components, 7 is outside of the values
+    assert elbo.evidence(model)(params, ys)[-2:].tolist() == [-jnp.inf, -jnp.inf]
+    rule = rules(model, optax.sgd(0.1))[name]
+    got, _, info = rule.update(None, params, rule.init(params), ys)
+    expected, _, clean = rule.update(None, params, rule.init(params), ys[:4])
+    same(got, expected, 1e-5)
+    np.testing.assert_allclose(info.elbo, clean.elbo, rtol=1e-6)
+    assert (int(info.dropped), bool(info.feasible), bool(info.finite)) == (2, False, True)
+
+
+@pytest.mark.parametrize("name", RULES)
+def test_a_start_that_is_no_covariance_is_reported_and_kept(name):
+    model, params, ys = start("full")
+    covariance = jnp.tile(jnp.array([[1.0, 2.0], [2.0, 1.0]]), (2, 1, 1))
+    components = MultivariateNormal.create(params.theta.components.mean, covariance)
+    theta = params.theta._replace(components=components)
+    broken = elbo.Params(theta, theta)
+    rule = rules(model)[name]
+    got, _, info = rule.update(None, broken, rule.init(broken), ys)
+    np.testing.assert_array_equal(got.theta.components.mean, components.mean)
+    assert np.isnan(info.elbo) and int(info.dropped) == len(ys) and not bool(info.feasible)
+
+
+@pytest.mark.parametrize("name", ["eg", "vae"])
+def test_a_gradient_of_nan_keeps_parameters_and_state(name):
+    def log_joint(theta, z, y):  # finite, with the slope of sqrt at 0
+        return jnp.dot(z, theta * y[0] - jnp.sqrt(jnp.abs(theta - theta)))
+
+    model = elbo.Model(log_joint, elbo.exact(log_joint, elbo.categorical(2)))
+    rule = rules(model)[name]
+    params, ys = elbo.Params(jnp.ones(2), jnp.ones(2)), jnp.ones((3, 1))
+    state = rule.init(params)
+    got, new_state, info = rule.update(None, params, state, ys)
+    same((got, new_state), (params, state))
+    assert not bool(info.finite) and np.isfinite(info.elbo)
+    result = optim.run(rule, params, ys, steps=30, tolerance=0.0)
+    assert optim.Reason(int(result.reason)) is not optim.Reason.MAX_STEPS
+    same(result.params, params)
+
+
+def test_overflow_is_reported_and_kept():
+    model, params, ys = start("full")
+    huge = ys.at[0].set(1e30)  # finite, but its square is not
+    got, _, info = optim.em_step(model).update(None, params, (), huge)
+    assert finite(got)
+    assert not bool(info.finite) or int(info.dropped) == 1
+
+
+def refused(error, message, call):
+    with pytest.raises(error, match=message):
+        call()
+
+
+def test_requests_without_a_closed_form_name_the_leaf():
+    networks, params = vae.init(jax.random.key(0), 4, 2, hidden=(3,))
+    ys = jnp.zeros((5, 4))
+    vem = optim.vem_step(vae.model(networks), optax.adam(1e-3))
+    refused(TypeError, r"theta\['layers'\].*no closed-form M step.*eg_step or vae_step", lambda: vem.init(params))
+    refused(TypeError, "no closed-form M step", lambda: vem.update(jax.random.key(0), params, (), ys))
+    em = optim.em_step(vae.model(networks), keep=True)
+    refused(TypeError, "no exact E step.*vem_step or vae_step", lambda: em.init(params))
+    eg = optim.eg_step(vae.model(networks), optax.adam(1e-3))
+    refused(TypeError, "no exact E step", lambda: eg.init(params))
+    kept = optim.vem_step(vae.model(networks), optax.adam(1e-3), keep=True)
+    got, _, info = kept.update(jax.random.key(0), params, kept.init(params), ys)
+    same(got.theta, params.theta)
+    assert np.isfinite(info.elbo)
+
+
+def test_structures_that_do_not_fit_are_refused_while_tracing():
+    def squared(theta, z, y):
+        return jnp.sum(z**2 * theta * y)
+
+    params, ys = elbo.Params(jnp.ones(2), jnp.ones(2)), jnp.ones(3)
+    wrong = elbo.Model(squared, elbo.exact(squared, elbo.categorical(2)))
+    eg = optim.eg_step(wrong, optax.sgd(0.1))
+    refused(elbo.StructureError, "not affine in z", lambda: eg.update(None, params, eg.init(params), ys))
+
+    def batched(theta, z, y):
+        return z * theta * y
+
+    wrong = elbo.Model(batched, elbo.exact(batched, elbo.categorical(2)))
+    refused(ValueError, r"expected a floating-point scalar.*one datum", lambda: elbo.evidence(wrong)(params, ys))
+
+
+def test_wrong_arguments_are_named():
+    model, params, ys = start("full")
+    em = optim.em_step(model)
+    update = em.update
+    refused(
+        ValueError,
+        r"weights: got shape \[3\], expected \[16\]",
+        lambda: update(None, params, (), ys, weights=jnp.ones(3)),
+    )
+    refused(ValueError, r"x: got shape \[1\], expected \[2\]", lambda: update(None, params, (), ys[:, :1]))
+    refused(ValueError, "x: got int32.*floating point", lambda: update(None, params, (), ys.astype(jnp.int32)))
+    refused(ValueError, "ys: got leaves of shapes", lambda: update(None, params, (), jnp.zeros(())))
+    refused(ValueError, "ys: got leaves of shapes", lambda: update(None, params, (), ys[:0]))
+    chunked = optim.em_step(model, chunk_size=0)
+    refused(ValueError, "chunk_size: got 0", lambda: chunked.update(None, params, (), ys))
+    sampled = optim.vae_step(factor_analysis.amortized(), optax.adam(1e-3), estimator=elbo.Reparameterized())
+    model, params, ys = start("ppca")
+    params = elbo.Params(params.theta, factor_analysis.init_linear_encoder(params.theta))
+    refused(ValueError, "key: got None.*random.key", lambda: sampled.update(None, params, sampled.init(params), ys))
+
+
+def test_priors_that_do_not_match_are_refused():
+    model, params, ys = start("full")
+    good = PseudoData(params.theta.weights, 1.0)
+
+    def update(prior):
+        return lambda: optim.em_step(model, prior=prior).update(None, params, (), ys)
+
+    refused(ValueError, "prior: its tree does not match theta's", update({"weights": good}))
+    refused(TypeError, "prior: got float for a Categorical", update(mixture.Theta(1.0, None)))
+    info = update(mixture.Theta(good, None))()[2]
+    assert np.isfinite(info.objective) and not np.isclose(info.objective, info.elbo)

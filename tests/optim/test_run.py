@@ -1,0 +1,178 @@
+"""run and fit: the same steps however they are cut, and a reason for every end."""
+
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import elbo
+import optim
+from optim import Info, Reason, Rule
+
+from ..problems import start
+
+STEPS = 12
+
+
+@pytest.fixture(scope="module")
+def em():
+    model, params, ys = start("full")
+    return optim.em_step(model), params, ys
+
+
+@pytest.fixture(scope="module")
+def sampling():
+    """A rule that draws from its key, so that a wrong key shows."""
+    model, params, ys = start("ppca")
+    return optim.vae_step(model, optax.adam(1e-2), estimator=elbo.Reparameterized()), params, ys
+
+
+def close(a, b, rtol=1e-6):
+    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=rtol, atol=1e-6), a, b)
+
+
+@pytest.mark.parametrize("every", [1, 5, 50])
+def test_fit_equals_run_whatever_every_is(sampling, key, every):
+    rule, params, ys = sampling
+    whole = optim.run(rule, params, ys, key=key, steps=STEPS)
+    cut = optim.fit(rule, params, ys, key=key, steps=STEPS, every=every, progress=False)
+    assert cut.steps == STEPS and cut.reason is Reason.MAX_STEPS
+    assert all(leaf.shape == (STEPS,) for leaf in cut.history)
+    close(cut.params, whole.params, 1e-5)
+    close(cut.history.elbo, whole.history.elbo, 1e-5)
+
+
+@pytest.mark.parametrize("rule_name", ["em", "sampling"])
+def test_going_on_equals_not_stopping(rule_name, key, request):
+    rule, params, ys = request.getfixturevalue(rule_name)
+    whole = optim.run(rule, params, ys, key=key, steps=STEPS)
+    half = optim.run(rule, params, ys, key=key, steps=STEPS // 2)
+    rest = optim.run(rule, half.params, ys, key=key, steps=STEPS // 2, state=half.state, first=STEPS // 2)
+    close(rest.params, whole.params, 1e-5)
+    half = optim.fit(rule, params, ys, key=key, steps=5, progress=False)
+    rest = optim.fit(rule, half.params, ys, key=key, steps=7, state=half.state, first=half.steps, progress=False)
+    close(rest.params, whole.params, 1e-5)
+
+
+def test_converged_means_that_the_objective_stood_still(em):
+    rule, params, ys = em
+    result = optim.run(rule, params, ys, steps=500, tolerance=1e-5)
+    assert Reason(int(result.reason)) is Reason.CONVERGED
+    taken = int(result.steps)
+    objective = np.asarray(result.history.objective)
+    assert 2 <= taken < 500 and np.isfinite(objective[:taken]).all() and np.isnan(objective[taken:]).all()
+    changes = np.abs(np.diff(objective[:taken])) / np.maximum(1, np.abs(objective[1:taken]))
+    assert changes[-1] <= 1e-5 and (changes[:-1] > 1e-5).all()
+    fitted = optim.fit(rule, params, ys, steps=500, tolerance=1e-5, every=3, progress=False)
+    assert (fitted.steps, fitted.reason) == (taken, Reason.CONVERGED)  # across the seams of fit's blocks, too
+
+
+def test_vmapped_run_stops_each_lane_by_itself(em):
+    rule, params, ys = em
+    starts = [start("full", seed)[1] for seed in range(4)]
+    stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *starts)
+    together = jax.vmap(lambda p: optim.run(rule, p, ys, steps=300, tolerance=1e-5))(stacked)
+    for lane, alone in enumerate(starts):
+        single = optim.run(rule, alone, ys, steps=300, tolerance=1e-5)
+        # float32 may cross the tolerance a step apart: vmap orders its sums otherwise
+        assert abs(int(together.steps[lane]) - int(single.steps)) <= 2
+        close(together.history.elbo[lane][:5], single.history.elbo[:5], 1e-4)
+    assert len(set(together.steps.tolist())) > 1
+
+
+def reporting(finite, value=0.0):
+    """A rule that moves nothing and reports what it is told, by its step number."""
+
+    def update(key, params, state, ys, *, weights=None):
+        zero = jnp.zeros((), jnp.int32)
+        return params, state + 1, Info(value + state * 1.0, value + state * 1.0, zero == 0, zero, zero, finite(state))
+
+    return Rule(lambda params: jnp.zeros((), jnp.int32), update)
+
+
+def test_gives_up_after_ten_rejections_in_a_row():
+    params, ys = elbo.Params(jnp.ones(()), ()), jnp.ones(3)
+    never, sometimes = reporting(lambda i: i < 4), reporting(lambda i: i % 9 != 0)
+    for tolerance in (0.0, None):
+        result = optim.run(never, params, ys, steps=30, tolerance=tolerance)
+        assert Reason(int(result.reason)) is Reason.NONFINITE
+        assert Reason(int(optim.run(sometimes, params, ys, steps=30, tolerance=tolerance).reason)) is Reason.MAX_STEPS
+    assert int(optim.run(never, params, ys, steps=30, tolerance=0.0).steps) == 14
+    fitted = optim.fit(never, params, ys, steps=30, every=30, progress=False)
+    assert (fitted.steps, fitted.reason) == (14, Reason.NONFINITE)
+
+
+def test_callback_sees_progress_stops_it_and_may_keep_what_it_saw(em):
+    rule, params, ys = em
+    seen = []
+
+    def callback(step, params, info):
+        seen.append((step, params, info))
+        return step >= 6
+
+    result = optim.fit(rule, params, ys, steps=50, every=3, callback=callback, progress=False)
+    assert (result.reason, result.steps) == (Reason.STOPPED, 6)
+    assert [step for step, _, _ in seen] == [3, 6]
+    for (step, kept, info), before in zip(seen, [2, 5], strict=True):
+        np.testing.assert_array_equal(info.elbo, result.history.elbo[before])
+        assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(kept)), step
+
+
+def test_fit_from_shared_buffers_leaves_the_callers_arrays_alone(em):
+    rule, params, ys = em
+    shared = elbo.Params(params.theta, params.theta)
+    before = jax.tree.map(np.array, shared)
+    first = optim.fit(rule, shared, ys, steps=4, progress=False)
+    again = optim.fit(rule, shared, ys, steps=4, progress=False)
+    close(shared, before)
+    close(first.params, again.params)
+
+
+def test_interrupting_keeps_the_last_parameters(em, monkeypatch):
+    rule, params, ys = em
+
+    from optim import fit as module_function  # noqa: F401 - the module is shadowed by the function in the package
+
+    module = sys.modules["optim.fit"]
+    real, calls = module._reusing_block, []
+
+    def block(*args, **kwargs):
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        calls.append(1)
+        return real(*args, **kwargs)
+
+    monkeypatch.setattr(module, "_reusing_block", block)
+    result = optim.fit(rule, params, ys, steps=50, every=3, progress=False)
+    assert (result.reason, result.steps) == (Reason.STOPPED, 6)
+    close(result.params, optim.run(rule, params, ys, steps=6).params, 1e-5)
+
+
+def test_progress_bar_is_drawn_on_standard_error(em, capsys):
+    rule, params, ys = em
+    optim.fit(rule, params, ys, steps=4, every=2, progress=True)
+    captured = capsys.readouterr()
+    assert captured.out == "" and "nats a datum" in captured.err
+
+
+def test_history_of_no_steps(em):
+    rule, params, ys = em
+    result = optim.fit(rule, params, ys, steps=0, progress=False)
+    assert result.history is None and result.steps == 0
+    with pytest.raises(ValueError, match="every, steps"):
+        optim.fit(rule, params, ys, every=0)
+
+
+def test_run_without_tolerance_is_differentiable(x64):
+    model, params, ys = start("full")
+    rule = optim.em_step(model)
+
+    def value(scale):
+        return optim.run(rule, params, ys * scale, steps=3).history.elbo[-1]
+
+    slope, step = jax.grad(value)(jnp.ones(())), 1e-5
+    difference = (value(1.0 + step) - value(1.0 - step)) / (2 * step)
+    np.testing.assert_allclose(slope, difference, rtol=1e-5)

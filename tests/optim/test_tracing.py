@@ -1,0 +1,143 @@
+"""Rules trace once, and are the same under jit, vmap, grad, x64, donated buffers and eight devices."""
+
+import os
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import elbo
+import optim
+from models import factor_analysis
+
+from ..problems import arrays, start
+
+
+def rule_table(model):
+    adam = optax.adam(1e-2)
+    em, eg = optim.em_step(model), optim.eg_step(model, adam)
+    vae = optim.vae_step(model, adam, estimator=elbo.Reparameterized())
+    return {
+        "em": em,
+        "em in chunks": optim.em_step(model, chunk_size=5),
+        "eg": eg,
+        "vem": optim.vem_step(model, adam),
+        "vae": vae,
+        "chain": optim.chain(em, vae),
+        "repeat": optim.repeat(eg, 2),
+        "restrict": optim.restrict(eg, "theta.observation.weights"),
+        "minibatches": optim.minibatches(vae, 4),
+    }
+
+
+RULES = list(rule_table(factor_analysis.model(2)))
+
+
+def problem(name):
+    model, params, ys = start("ppca")
+    calls = []
+
+    def log_joint(theta, z, y):
+        calls.append(1)
+        return model.log_joint(theta, z, y)
+
+    counted = elbo.Model(log_joint, elbo.exact(log_joint, elbo.gaussian(2)))
+    return rule_table(counted)[name], params, ys, calls
+
+
+def jitted(rule, **kwargs):
+    return jax.jit(lambda key, params, state, ys: rule.update(key, params, state, ys), **kwargs)
+
+
+def same(a, b, rtol=1e-5, atol=1e-6):
+    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=rtol, atol=atol), a, b)
+
+
+@pytest.mark.parametrize("name", RULES)
+def test_traces_once_over_many_steps_also_with_donated_buffers(name, key):
+    rule, params, ys, calls = problem(name)
+    step = jitted(rule, donate_argnums=(1, 2))
+    state = rule.init(params)
+    params = jax.tree.map(jnp.copy, params)  # Ψ and Θ must not be one buffer when both are donated for the first time
+    params, state, info = step(key, params, state, ys)
+    traced = len(calls)
+    assert traced > 0
+    for i in range(4):  # the rule's own output, where Ψ may be a copy of Θ
+        params, state, info = step(jax.random.fold_in(key, i), params, state, ys + i)
+    assert len(calls) == traced
+    assert bool(info.finite) and np.isfinite(info.elbo)
+
+
+@pytest.mark.parametrize("name", RULES)
+def test_jit_and_vmap_over_16_data_sets_change_nothing(name, key):
+    rule, params, ys, _ = problem(name)
+    sets = ys + 0.1 * jax.random.normal(key, (16, *ys.shape))
+    keys = jax.random.split(key, 16)
+    together = jax.jit(jax.vmap(lambda k, y: rule.update(k, params, rule.init(params), y)))(keys, sets)
+    step = jitted(rule)
+    for i in (0, 7, 15):
+        alone = step(keys[i], params, rule.init(params), sets[i])
+        same(
+            jax.tree.map(lambda a, i=i: a[i], together), alone, 2e-3, 2e-4
+        )  # Adam's first step is the sign of a gradient
+    plain = rule.update(keys[0], params, rule.init(params), sets[0])
+    same(step(keys[0], params, rule.init(params), sets[0])[0].theta, plain[0].theta, 1e-3, 1e-4)
+
+
+@pytest.mark.parametrize("name", RULES)
+def test_dtypes_stay_what_they_are_under_x64(name, key, x64):
+    for dtype in (jnp.float32, jnp.float64):
+        rule, params, ys, _ = problem(name)
+        params, ys = arrays(params, dtype), arrays(ys, dtype)
+        new, _, info = jitted(rule)(key, params, rule.init(params), ys)
+        assert {leaf.dtype for leaf in jax.tree.leaves(new)} == {jnp.dtype(dtype)}
+        assert info.elbo.dtype == info.objective.dtype == dtype
+
+
+def test_a_step_of_em_is_differentiable(x64):
+    rule, params, ys, _ = problem("em")
+
+    def value(scale):
+        return jnp.sum(rule.update(None, params, (), ys * scale)[0].theta.observation.weights ** 2)
+
+    step = 1e-5
+    difference = (value(1 + step) - value(1 - step)) / (2 * step)
+    np.testing.assert_allclose(jax.grad(value)(1.0), difference, rtol=1e-6)
+
+
+EIGHT = """
+import jax, jax.numpy as jnp, numpy as np, optax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+assert jax.device_count() == 8
+import elbo, optim
+from tests.optim.test_tracing import rule_table
+from tests.problems import start, Sizes
+model, params, ys = start("ppca", sizes=Sizes(64, 3, 2))
+mesh = Mesh(np.array(jax.devices()), ("data",))
+sharded = jax.device_put(ys, NamedSharding(mesh, PartitionSpec("data")))
+key = jax.random.key(0)
+rules = rule_table(model)
+rules["em of all data at once"] = optim.em_step(model, chunk_size=None)
+for name in ("em", "em in chunks", "em of all data at once", "eg", "vem", "vae"):
+    rule = rules[name]
+    step = jax.jit(lambda params, state, ys: rule.update(key, params, state, ys))
+    one, many = (step(params, rule.init(params), y) for y in (ys, sharded))
+    for a, b in zip(jax.tree.leaves(one[0].theta), jax.tree.leaves(many[0].theta)):
+        np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4, err_msg=name)
+    np.testing.assert_allclose(one[2].elbo, many[2].elbo, rtol=1e-5)
+print("same")
+"""
+
+
+@pytest.mark.slow
+def test_eight_devices_give_the_same():
+    environment = os.environ | {
+        "XLA_FLAGS": "--xla_force_host_platform_device_count=8",
+        "PYTHONPATH": os.pathsep.join(sys.path),
+    }
+    done = subprocess.run([sys.executable, "-c", EIGHT], env=environment, capture_output=True, text=True, timeout=400)
+    assert done.returncode == 0 and "same" in done.stdout, done.stderr[-2000:]
