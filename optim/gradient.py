@@ -13,7 +13,7 @@ from elbo.numerics import is_feasible
 from elbo.objective import batch_length, bound
 
 from .chunks import check_weights, screen, split, sum_over_chunks
-from .guard import choose, keep_finite
+from .guard import all_finite, choose
 from .priors import log_prior
 from .rule import Info
 
@@ -64,7 +64,8 @@ def ascend(
       ys, weights, key: as in `Update`.
 
     Returns:
-      New moving part and state (the old ones if any number is not finite), and the `Info` of the parameters given.
+      New moving part and state, and the `Info` of the parameters given. If the gradient, or its square, is not finite they
+      are the old ones; a number that overflows in the optimiser keeps its old value.
     """
     weights = check_weights(weights, batch_length(ys), assemble(moving))
     keys = split(key, weights.shape[0])
@@ -102,7 +103,11 @@ def ascend(
     downhill = jax.tree.map(lambda g: -g / per_datum(sums), gradient)
     optimizer = optax.with_extra_args_support(ascent.optimizer)
     updates, new_state = optimizer.update(downhill, state, moving, value=-objective, grad=downhill, value_fn=loss)
-    new, finite = keep_finite(optax.apply_updates(moving, updates), moving)
+    # decided on the gradient, before the update, so that keeping the old numbers costs no pass over them
+    usable = jnp.isfinite(optax.tree.norm(downhill, squared=True))
+    moved = optax.apply_updates(moving, updates)
+    new = jax.tree.map(lambda n, o: jnp.where(usable & jnp.isfinite(n), n, o), moved, moving)
+    finite = usable & all_finite(moved)
     info = Info(
         elbo=jnp.where(sums.weight > 0, sums.bound / per_datum(sums), jnp.nan),
         objective=objective,
@@ -111,4 +116,4 @@ def ascend(
         empty=jnp.zeros((), jnp.int32),
         finite=finite,
     )
-    return new, choose(finite, new_state, state), info
+    return new, choose(usable, new_state, state), info

@@ -96,9 +96,9 @@ def table(result: Result) -> Table:
     """What to print."""
     size = result.size
     out = Table(
-        title=f"One model, four rules: probabilistic PCA of {size.data} digits (64 pixels / 16), {size.latent} latents",
-        caption=f"Closed form: {result.best:.9f} nats per datum. Distance: closed form − L, both exact, in float64; the "
-        "fourth rule's steps are sampled, no measurement is. Seconds do not count compiling.",
+        title=f"One model, four rules: PPCA of {size.data} digits (64 pixels / 16), {size.latent} latents",
+        caption=f"Closed form: {result.best:.9f} nats per datum. Distance: closed form − L, both exact, in float64: "
+        "the last rule's steps are sampled, no measurement is. Seconds do not count compiling.",
     )
     for name in ("rule", "E step", "M step"):
         out.add_column(name)

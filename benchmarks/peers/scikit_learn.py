@@ -59,9 +59,9 @@ def _loop(data: "Mixture", dtype, processes: int) -> Contender:
     arrays = [a[: data.subset].astype(dtype) for a in (data.ys, data.weights, data.means, data.covariances)]
     parts = [np.array_split(a, processes) for a in arrays]
 
-    def solve():
+    def solve(score=False):
         spread = map if pool is None else pool.map
-        results = list(spread(_fit_all, *parts, [data.steps] * processes))
+        results = list(spread(_fit_all, *parts, [data.steps] * processes, [score] * processes))
         return [np.concatenate(column) for column in zip(*results, strict=True)]
 
     def run(count):
@@ -71,11 +71,11 @@ def _loop(data: "Mixture", dtype, processes: int) -> Contender:
     variant = f"{np.dtype(dtype).name}, {processes} process{'es' if processes > 1 else ''}"
     close = (lambda: None) if pool is None else pool.shutdown
     share = len(arrays[0]) / len(data.ys)
-    return Contender("scikit-learn", variant, lambda: data.answer(*solve()), run, None, share, close)
+    return Contender("scikit-learn", variant, lambda: data.answer(*solve(score=True)), run, None, share, close)
 
 
-def _fit_all(ys, weights, means, covariances, steps) -> tuple[np.ndarray, ...]:
-    """Fits each data set; the mean log-likelihoods and the parameters."""
+def _fit_all(ys, weights, means, covariances, steps, score) -> tuple[np.ndarray, ...]:
+    """Fits each data set; the mean log-likelihoods, if wanted (one more E step), and the parameters."""
     import sklearn.mixture  # noqa: F401  # its libraries must be loaded before they can be limited
     from threadpoolctl import threadpool_limits
 
@@ -85,7 +85,8 @@ def _fit_all(ys, weights, means, covariances, steps) -> tuple[np.ndarray, ...]:
         warnings.simplefilter("ignore")  # that it has not converged: it is told not to stop
         for y, *start in zip(ys, weights, means, covariances, strict=True):
             model = _model(*start, y.dtype, steps).fit(y)
-            results.append((model.score(y), model.weights_, model.means_, model.covariances_))
+            value = model.score(y) if score else np.nan
+            results.append((value, model.weights_, model.means_, model.covariances_))
     return tuple(np.stack(column) for column in zip(*results, strict=True))
 
 

@@ -61,15 +61,15 @@ def bound_variance(
       variance: to bound.
       floor: standard deviation.
       moment: the second moment of the residuals that variance was taken from.
-      terms: mean squares of the terms that the residuals are differences of, where there are such: in the residuals
-        themselves, digits may have cancelled.
+      terms: mean squares of the terms that the residuals are differences of. A variance that is no more than the
+        rounding of these is zero, however large it is beside `moment`.
 
     >>> bound_variance(jnp.array([4.0, 0.0, 0.0]), jnp.array([0.0, 0.0, 0.5]), jnp.array([5.0, 1.0, 1.0])).tolist()
     [4.0, 1.0, 0.25]
     """
     eps = jnp.finfo(variance.dtype).eps
-    rounding = 8 * eps * moment + (64 * eps) ** 2 * terms
-    unknown = (variance <= rounding) & (floor**2 <= 0)
+    rounding = 8 * eps * moment
+    unknown = (variance <= rounding + (64 * eps) ** 2 * terms) & (floor**2 <= 0)
     return jnp.maximum(jnp.where(unknown, 1, variance), jnp.maximum(floor**2, rounding))
 
 

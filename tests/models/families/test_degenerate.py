@@ -50,7 +50,7 @@ def test_an_empty_component_keeps_its_parameters(x64, case):
 
 
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES)
-def test_no_data_change_nothing(case):
+def test_no_data_change_nothing(x64, case):
     rng = np.random.default_rng(0)
     family = case.create(rng, (3,))
     assert family.empty(family.zero_statistics()).all()

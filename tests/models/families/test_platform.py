@@ -90,10 +90,13 @@ def test_gradient_steps_stay_valid(name):
         return -jnp.mean(log_probs(family, *data))
 
     optimizer = optax.adam(0.3)
-    state, start, new = optimizer.init(family), family, family
-    for _ in range(20):
-        updates, state = optimizer.update(jax.grad(loss)(new), state)
-        new = optax.apply_updates(new, updates)
+
+    def step(_, carry):
+        updates, state = optimizer.update(jax.grad(loss)(carry[0]), carry[1])
+        return optax.apply_updates(carry[0], updates), state
+
+    start = family
+    new, _ = jax.jit(lambda family: jax.lax.fori_loop(0, 20, step, (family, optimizer.init(family))))(family)
     assert jnp.isfinite(log_probs(new, *data)).all()
     assert loss(new) < loss(start)
     if hasattr(new, "covariance"):
