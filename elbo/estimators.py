@@ -7,7 +7,7 @@ from typing import Any, Protocol
 import jax
 import jax.numpy as jnp
 
-from .polynomial import degree
+from .polynomial import KINDS, degree
 from .posteriors import Posterior, StructureError
 
 Tree = Any
@@ -44,10 +44,9 @@ class Exact:
             # one scalar at a time; the compiler shares what they have in common
             leaves, treedef = jax.tree.flatten(jax.eval_shape(f, q.mean()))
             return jax.tree.unflatten(treedef, [q.expect_quadratic(_leaf(f, i)) for i in range(len(leaves))])
-        shape = "quadratic" if order == 2 else "neither affine nor quadratic"
         raise StructureError(
-            f"log_joint: is {shape} in z, so its expectation under a {type(q).__name__} has no closed form and taking "
-            f"it at the mean would be silently wrong. Pass estimator= one of: {_CHOICES}"
+            f"log_joint: is {KINDS[order]} in z, so its expectation under a {type(q).__name__} has no closed form and "
+            f"taking it at the mean would be silently wrong. Pass estimator= one of: {_CHOICES}"
         )
 
 
@@ -131,8 +130,8 @@ class Automatic:
         if getattr(q, "reparameterized", False):
             return Reparameterized()
         raise StructureError(
-            f"log_joint: is neither affine nor quadratic in z, and no estimator fits a {type(q).__name__} posterior by "
-            f"itself. Pass estimator= one of: {_CHOICES}"
+            f"log_joint: is {KINDS[order]} in z, and no estimator fits a {type(q).__name__} posterior by itself. "
+            f"Pass estimator= one of: {_CHOICES}"
         )
 
 

@@ -9,9 +9,12 @@ from jax.extend.core import Jaxpr
 
 Tree = Any
 
+KINDS = {1: "affine", 2: "quadratic", None: "neither affine nor quadratic"}
+"""What `degree` returns, in words."""
+
 # Only these operations keep a polynomial a polynomial. Whatever z reaches through any other one counts as neither
 # affine nor quadratic, so that nothing depends on what a derivative rule says (that of floor is zero).
-_SAME_SHAPE = {"add", "sub", "neg", "add_any", "convert_element_type", "copy", "select_n"}
+_SAME_SHAPE = {"add", "sub", "neg", "add_any", "convert_element_type", "copy", "pvary", "reshard", "select_n"}
 _LINEAR = _SAME_SHAPE | {
     "broadcast_in_dim",
     "concatenate",
@@ -23,6 +26,8 @@ _LINEAR = _SAME_SHAPE | {
     "name",
     "optimization_barrier",
     "pad",
+    "psum",
+    "psum_invariant",
     "reduce_sum",
     "reshape",
     "rev",

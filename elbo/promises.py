@@ -12,7 +12,7 @@ from .estimators import Automatic, Reparameterized
 from .exact import ExactEncoder, terms
 from .model import Model, Params
 from .objective import decompose, elbo
-from .polynomial import degree
+from .polynomial import KINDS, degree
 
 Tree = Any
 _DRAWS = 2000
@@ -99,9 +99,8 @@ def _log_joint(t: Trial) -> tuple[bool, str]:
 
 
 def _structure(t: Trial) -> tuple[bool, str]:
-    kinds = {1: "affine", 2: "quadratic", None: "neither affine nor quadratic"}
     found = enumerate(t.structure())
-    return True, "; ".join(f"term {i} is {kinds[order]} in z, Automatic() takes {e}" for i, (order, e) in found)
+    return True, "; ".join(f"term {i} is {KINDS[order]} in z, Automatic() takes {e}" for i, (order, e) in found)
 
 
 def _dtype(t: Trial) -> tuple[bool, str]:

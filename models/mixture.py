@@ -57,12 +57,22 @@ def init(
       weights: [N], 1 by default; data of weight 0 or with a NaN are not looked at.
     """
     ys = jnp.asarray(ys)
+    real = ys.ndim == 2 and jnp.issubdtype(ys.dtype, jnp.floating)
+    if not real and not (ys.ndim == 1 and jnp.issubdtype(ys.dtype, jnp.integer) and isinstance(family, Categorical)):
+        raise ValueError(
+            f"ys: got {ys.dtype}{list(ys.shape)}, expected floating-point data [N, D], or integers [N] with a "
+            "Categorical family"
+        )
     usable = jax.vmap(elbo.model.finite)(ys)
-    ys = jnp.where(usable.reshape(-1, *(1,) * (ys.ndim - 1)), ys, ys[jnp.argmax(usable)])
-    share = usable.astype(float if ys.ndim == 1 else ys.dtype) * (1 if weights is None else weights)
+    usable = usable if weights is None else usable & (weights > 0)
+    rows = usable.reshape(-1, *(1,) * (ys.ndim - 1))
+    ys = jnp.where(rows, ys, ys[jnp.argmax(usable)])
     if family is None:
-        family = gaussian(ys, components)
-    features = ys if ys.ndim == 2 else jax.nn.one_hot(ys, family.values, dtype=share.dtype)
+        family = gaussian(jnp.where(rows, ys, jnp.nan), components)
+    dtype = ys.dtype if real else family.logits.dtype
+    share = jnp.where(usable, jnp.ones((), dtype) if weights is None else weights, 0).astype(dtype)
+    features = ys if real else jax.nn.one_hot(ys, family.values, dtype=dtype)
+    features = jnp.where(usable[:, None], features, jnp.nan)  # k-means leaves them out
     # a component starts as its cluster and a little of everything, so that none starts on a single point
     member = (
         0.95 * jax.nn.one_hot(kmeans(key, features, components).assignments, components, dtype=share.dtype)
@@ -80,13 +90,13 @@ def gaussian(ys: jax.Array, components: int, covariance_type: Covariance = "full
     """Gaussian components [K] like the whole of the data [N, D], with a floor of 1e-3 of its standard deviation.
 
     Args:
-      ys: data, [N, D], finite.
+      ys: data, [N, D]; a NaN is not looked at.
       components: K.
       covariance_type: "full", "tied" or "spherical".
     """
     if ys.ndim != 2 or not jnp.issubdtype(ys.dtype, jnp.floating):
         raise ValueError(f"ys: got {ys.dtype}{list(ys.shape)}, expected floating-point data [N, D]")
-    spread = jnp.std(ys, 0)
+    spread = jnp.nan_to_num(jnp.nanstd(ys, 0))
     largest = jnp.max(spread)
     floor = 1e-3 * jnp.where(spread > 0, spread, jnp.where(largest > 0, largest, 1))
     scale = jnp.maximum(spread, floor)
@@ -97,7 +107,7 @@ def gaussian(ys: jax.Array, components: int, covariance_type: Covariance = "full
     }
     if covariance_type not in covariance:
         raise ValueError(f"covariance_type: got {covariance_type!r}, expected one of {sorted(covariance)}")
-    mean = jnp.tile(jnp.mean(ys, 0), (components, 1))
+    mean = jnp.tile(jnp.nan_to_num(jnp.nanmean(ys, 0)), (components, 1))
     return MultivariateNormal.create(mean, covariance[covariance_type], covariance_type=covariance_type, floor=floor)
 
 

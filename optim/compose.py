@@ -145,7 +145,8 @@ def selected(params: Params, where: tuple) -> list[bool]:
 def minibatches(rule: Rule, size: int) -> Rule:
     """One pass of the rule over the data in minibatches, in an order drawn from the key; a short last batch is padded.
 
-    `info.elbo` and `info.objective` are means over the batches, measured as the parameters move.
+    `info.elbo` and `info.objective` are means over the batches, measured as the parameters move; `info.dropped` is the
+    sum over the batches.
 
     Args:
       rule: any rule.
@@ -184,7 +185,8 @@ def minibatches(rule: Rule, size: int) -> Rule:
             return (params, state), info
 
         (params, state), infos = jax.lax.scan(step, (params, state), (jax.random.split(step_key, batches), rows, real))
-        return params, state, Info(*_reduced(infos, jnp.nanmean))
+        info = Info(*_reduced(infos, jnp.nanmean))
+        return params, state, info._replace(dropped=jnp.sum(infos.dropped))
 
     return Rule(rule.init, update)
 

@@ -83,19 +83,21 @@ def fit(
         params, state = jax.tree.map(jnp.copy, (params, state))
     block = _block if callback is not None else _reusing_block
     history: list[Info] = []
-    done, reason, last = 0, Reason.MAX_STEPS, np.nan
+    # of Python's own types throughout, so that the first block is the same program as the others
+    done, reason, last, rejected = 0, Reason.MAX_STEPS, float("nan"), 0
     allowed = -1.0 if tolerance is None else tolerance
     with _bar(steps, progress) as show:
         try:
             while done < steps and reason is Reason.MAX_STEPS:
                 limit = min(every, steps - done)
-                out = block(rule, params, state, ys, key, weights, allowed, first + done, limit, last, size=every)
+                seam = (first + done, limit, last, rejected)
+                out = block(rule, params, state, ys, key, weights, allowed, *seam, size=every)
                 params, state = out.params, out.state
                 taken = int(out.steps)
                 done, reason = done + taken, Reason(int(out.reason))
                 history.append(jax.tree.map(lambda a, n=taken: np.asarray(a)[:n], out.history))
                 info = jax.tree.map(lambda a: a[-1], history[-1])
-                last = info.objective
+                last, rejected = float(info.objective), _rejected(history[-1], rejected)
                 show(done, info)
                 if callback is not None and callback(first + done, params, info) and reason is Reason.MAX_STEPS:
                     reason = Reason.STOPPED
@@ -103,6 +105,12 @@ def fit(
             reason = Reason.STOPPED
     joined = jax.tree.map(lambda *parts: np.concatenate(parts), *history) if history else None
     return Fit(params, state, joined, done, reason)
+
+
+def _rejected(history: Info, before: int) -> int:
+    """How many updates in a row were rejected up to now, with those before this history."""
+    good = np.flatnonzero(history.finite & np.isfinite(history.objective))
+    return len(history.finite) - 1 - int(good[-1]) if len(good) else before + len(history.finite)
 
 
 _block = jax.jit(loop, static_argnames=("rule", "size"))

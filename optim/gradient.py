@@ -104,7 +104,7 @@ def ascend(
     optimizer = optax.with_extra_args_support(ascent.optimizer)
     updates, new_state = optimizer.update(downhill, state, moving, value=-objective, grad=downhill, value_fn=loss)
     # decided on the gradient, before the update, so that keeping the old numbers costs no pass over them
-    usable = jnp.isfinite(optax.tree.norm(downhill, squared=True))
+    usable = jnp.isfinite(optax.tree_utils.tree_norm(downhill, squared=True))
     moved = optax.apply_updates(moving, updates)
     new = jax.tree.map(lambda n, o: jnp.where(usable & jnp.isfinite(n), n, o), moved, moving)
     finite = usable & all_finite(moved)

@@ -88,7 +88,7 @@ def run(
     """
     state = rule.init(params) if state is None else state
     if tolerance is not None:
-        return loop(rule, params, state, ys, key, weights, tolerance, first, steps, jnp.nan, steps)
+        return loop(rule, params, state, ys, key, weights, tolerance, first, steps, jnp.nan, 0, steps)
 
     def step(carry, i):
         params, state = carry
@@ -102,10 +102,11 @@ def run(
     return Run(params, state, history, jnp.asarray(steps, jnp.int32), reason.astype(jnp.int32))
 
 
-def loop(rule, params, state, ys, key, weights, tolerance, first, limit, last, size: int) -> Run:
+def loop(rule, params, state, ys, key, weights, tolerance, first, limit, last, rejections, size: int) -> Run:
     """What `run` and `fit` have in common: at most `limit` steps, a while loop with a history of `size` entries.
 
-    `last` is the objective before the first step (NaN: unknown); the other arguments are those of `run`.
+    `last` is the objective before the first step (NaN: unknown), `rejections` how many of the steps just before it were
+    rejected; the other arguments are those of `run`.
     """
 
     def one(i, params, state):
@@ -130,7 +131,7 @@ def loop(rule, params, state, ys, key, weights, tolerance, first, limit, last, s
 
     zero = jnp.zeros((), jnp.int32)
     last = jnp.asarray(last, blank.objective.dtype)
-    start = (zero, zero, last, params, state, history, zero + Reason.MAX_STEPS)
+    start = (zero, zero + rejections, last, params, state, history, zero + Reason.MAX_STEPS)
     taken, _, _, params, state, history, reason = jax.lax.while_loop(going, advance, start)
     return Run(params, state, history, taken, reason)
 

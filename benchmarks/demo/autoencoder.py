@@ -240,8 +240,8 @@ def codes(model, params, ys):
 
 def score(model, params, ys, samples):
     """L of each datum, the decoder's term from 16 samples, and the importance-weighted bound."""
-    bounds = [elbo.elbo(model)(params, ys, key) for key in jax.random.split(jax.random.key(1), 16)]
-    bound = np.mean(bounds, axis=0)
+    bound = elbo.elbo(model)
+    bound = np.mean([bound(params, ys, key) for key in jax.random.split(jax.random.key(1), 16)], axis=0)
     return bound, np.asarray(importance_weighted(model, samples)(params, ys, jax.random.key(2)))
 
 

@@ -45,7 +45,7 @@ class Result(NamedTuple):
 
 
 def compute(tell: Callable[[str], None], path: Path, size: Size = Size()) -> Result:  # noqa: B008 - immutable
-    """Bernoulli pixels, binarised at random with the grey level as probability, anew in each epoch (the test set once)."""
+    """Bernoulli pixels: 1 with the grey level as probability, drawn anew for each epoch (once for the test set)."""
     data = datasets.mnist(path)
     grey, held_out = jnp.asarray(data.train[: size.train]), jnp.asarray(data.test[: size.test])
     order_key, validation_key, test_key, key = jax.random.split(jax.random.key(0), 4)

@@ -44,4 +44,19 @@ def template(log_joint: Callable[[jax.Array], jax.Array], shape: tuple[int, ...]
             f"log_joint: returned {out.dtype}{list(out.shape)} for one datum, expected a floating-point scalar (or a "
             "tuple of scalars). log_joint sees one datum without a batch axis; sum over its own axes"
         )
-    return jnp.zeros(shape, out.dtype)
+    return _varying(jnp.zeros(shape, out.dtype), out)
+
+
+def origin(f: Callable[[jax.Array], jax.Array], z: jax.Array) -> jax.Array:
+    """Zeros like z, to differentiate a scalar f at."""
+    zeros = jnp.zeros_like(z)
+    return _varying(zeros, jax.eval_shape(f, zeros))
+
+
+def _varying(zeros: jax.Array, value: jax.ShapeDtypeStruct) -> jax.Array:
+    """Zeros that vary over the devices of a jax.shard_map as value does.
+
+    JAX sums the gradient in an array that is the same on all devices over these devices.
+    """
+    axes = (value.vma or frozenset()) - jax.typeof(zeros).vma
+    return jax.lax.pcast(zeros, tuple(axes), to="varying") if axes else zeros

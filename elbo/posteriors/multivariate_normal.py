@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from ..linalg import cholesky, matmul, triangular_inverse
 from ..numerics import PRECISION
-from .derive import quadratic_potentials
+from .derive import origin, quadratic_potentials
 
 
 @jax.tree_util.register_dataclass
@@ -58,7 +58,7 @@ class MultivariateNormal:
 
     def expect_quadratic(self, f: Callable[[jax.Array], jax.Array]) -> jax.Array:
         """E f(z) = f(loc) + ½ tr H Σ, exactly, of a scalar f quadratic in z with Hessian H. D products with H."""
-        hessian = jax.hessian(f)(jnp.zeros_like(self.loc))
+        hessian = jax.hessian(f)(origin(f, self.loc))
         return f(self.loc) + 0.5 * jnp.sum(hessian * self.covariance())
 
     def _log_det(self) -> jax.Array:

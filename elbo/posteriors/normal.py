@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from ..polynomial import separable
+from .derive import origin
 
 
 @jax.tree_util.register_dataclass
@@ -54,13 +55,13 @@ class Normal:
 
         One Hessian-vector product where f is visibly separable, D of them otherwise.
         """
-        origin, gradient = jnp.zeros_like(self.loc), jax.grad(f)
+        zero, gradient = origin(f, self.loc), jax.grad(f)
 
         def column(v):
-            return jax.jvp(gradient, (origin,), (v,))[1]
+            return jax.jvp(gradient, (zero,), (v,))[1]
 
-        if separable(f, origin):
-            curvature = column(jnp.ones_like(origin))
+        if separable(f, zero):
+            curvature = column(jnp.ones_like(zero))
         else:
-            curvature = jnp.diagonal(jax.vmap(column)(jnp.eye(origin.size, dtype=origin.dtype)))
+            curvature = jnp.diagonal(jax.vmap(column)(zero + jnp.eye(zero.size, dtype=zero.dtype)))
         return f(self.loc) + 0.5 * jnp.sum(curvature * jnp.exp(2 * self.log_scale))

@@ -252,7 +252,7 @@ def _update_root(
 
     With unit lower L and pivots d, covariance = L diag(d) Lᵀ and the new root is diag(d)^-½ L⁻¹ W. Pivot d_j over W_jj²
     is the variance of x_j given the coordinates before it: bounding that by the floor gives the exact maximum under the
-    constraint. `second` are the second moments [..., D] whose rounding the pivots carry, and `inputs` those of the data.
+    constraint. `second` are the second moments [..., D] whose rounding the pivots carry, `inputs` those of the data.
     """
     factor = ldl(covariance)
     whitener = _triangle(root)
