@@ -32,6 +32,7 @@ class LDL(NamedTuple):
     regular: jax.Array
 
 
+@jax.jit
 def ldl(a: jax.Array) -> LDL:
     """LDLᵀ factorisation of symmetric positive semi-definite matrices [..., D, D]; reads the lower triangle.
 
@@ -63,6 +64,7 @@ def ldl(a: jax.Array) -> LDL:
 
 
 @jax.custom_jvp
+@jax.jit
 def cholesky(a: jax.Array) -> jax.Array:
     """Lower Cholesky factors of positive definite matrices [..., D, D]; NaN where a matrix is not positive definite.
 
@@ -86,6 +88,7 @@ def _cholesky_jvp(primals, tangents):
 
 
 @jax.custom_jvp
+@jax.jit
 def triangular_inverse(lower: jax.Array) -> jax.Array:
     """Inverses of lower triangular matrices [..., D, D], by forward substitution. O(D³) per matrix.
 

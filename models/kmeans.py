@@ -1,5 +1,6 @@
 """k-means with k-means++ seeding: where mixtures start."""
 
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -15,6 +16,7 @@ class Clusters(NamedTuple):
     assignments: jax.Array
 
 
+@partial(jax.jit, static_argnames=("clusters", "iterations"))
 def kmeans(key: jax.Array, xs: jax.Array, clusters: int, *, iterations: int = 10) -> Clusters:
     """k-means++ seeding (Arthur & Vassilvitskii 2007) and Lloyd iterations; pure, vmappable. O(N K D) an iteration.
 

@@ -1,5 +1,6 @@
 """Mixtures of any family."""
 
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -43,6 +44,7 @@ def model(components: int) -> elbo.Model:
     return elbo.Model(log_joint, elbo.exact(log_joint, elbo.categorical(components)))
 
 
+@partial(jax.jit, static_argnames="components")
 def init(
     key: jax.Array, ys: jax.Array, components: int, *, family: Any = None, weights: jax.Array | None = None
 ) -> elbo.Params:

@@ -43,7 +43,7 @@ def chain(*rules: Rule) -> Rule:
             infos.append(info)
         return params, tuple(new_state), merge(infos)
 
-    return Rule(init, update)
+    return Rule(init, jax.jit(update))
 
 
 def merge(infos: list[Info]) -> Info:
@@ -78,7 +78,7 @@ def repeat(rule: Rule, times: int) -> Rule:
         (params, state), infos = jax.lax.scan(step, (params, state), split(key, times), length=times)
         return params, state, Info(*_reduced(infos, lambda a: a[-1]))
 
-    return Rule(rule.init, update)
+    return Rule(rule.init, jax.jit(update))
 
 
 def restrict(rule: Rule, *where: Any) -> Rule:
@@ -112,7 +112,7 @@ def restrict(rule: Rule, *where: Any) -> Rule:
         kept = [n if m else o for n, m, o in zip(leaves, moves, jax.tree.leaves(params), strict=True)]
         return jax.tree.unflatten(treedef, kept), state, info
 
-    return Rule(init, update)
+    return Rule(init, jax.jit(update))
 
 
 def selected(params: Params, where: tuple) -> list[bool]:
@@ -188,7 +188,7 @@ def minibatches(rule: Rule, size: int) -> Rule:
         info = Info(*_reduced(infos, jnp.nanmean))
         return params, state, info._replace(dropped=jnp.sum(infos.dropped))
 
-    return Rule(rule.init, update)
+    return Rule(rule.init, jax.jit(update))
 
 
 def _reduced(infos: Info, value) -> tuple:

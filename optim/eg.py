@@ -54,4 +54,4 @@ def eg_step(
         theta, state, info = ascend(ascent, assemble, params.theta, state, ys, weights, key)
         return Params(theta, exact_e_step(model, Params(theta, params.psi))), state, info
 
-    return Rule(init, update)
+    return Rule(init, jax.jit(update))

@@ -64,7 +64,7 @@ def em_step(
         # the next E step is a copy, so it is taken at once: what is returned is a model with its own posterior
         return Params(new, exact_e_step(model, Params(new, tied.psi))), state, info_of(theta, statistics, prior, finite)
 
-    return Rule(init, update)
+    return Rule(init, jax.jit(update))
 
 
 def info_of(theta: Tree, statistics: Statistics, prior: Tree, finite: jax.Array) -> Info:

@@ -64,8 +64,8 @@ def ascend(
       ys, weights, key: as in `Update`.
 
     Returns:
-      New moving part and state, and the `Info` of the parameters given. If the gradient, or its square, is not finite they
-      are the old ones; a number that overflows in the optimiser keeps its old value.
+      New moving part and state, and the `Info` of the parameters given. If the gradient, or its square, is not finite
+      they are the old ones; a number that overflows in the optimiser keeps its old value.
     """
     weights = check_weights(weights, batch_length(ys), assemble(moving))
     keys = split(key, weights.shape[0])

@@ -53,7 +53,7 @@ class Update(Protocol):
 
 
 class Rule(NamedTuple):
-    """An update rule: a pair of pure functions, `init(params) -> state` and `update` (see `Update`)."""
+    """An update rule: a pair of pure functions, `init(params) -> state` and `update` (see `Update`), jit-compiled."""
 
     init: Callable[[Params], Tree]
     update: Update

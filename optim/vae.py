@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import jax
 import optax
 
 from elbo import Model, Params
@@ -47,4 +48,4 @@ def vae_step(
     def update(key, params, state, ys, *, weights=None):
         return ascend(ascent, lambda moving: moving, params, state, ys, weights, key)
 
-    return Rule(init, update)
+    return Rule(init, jax.jit(update))

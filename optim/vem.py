@@ -66,4 +66,4 @@ def vem_step(
         new, finite = keep_finite(maximize(theta, statistics, prior=prior), theta)
         return Params(new, psi), state, info_of(theta, statistics, prior, finite & moved.finite)
 
-    return Rule(init, update)
+    return Rule(init, jax.jit(update))

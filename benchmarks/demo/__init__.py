@@ -6,8 +6,15 @@ vae      a VAE against the linear model; with --data, on MNIST too
 """
 
 import json
-import platform
+import os
 from pathlib import Path
+
+import jax
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from .. import datasets
+from . import autoencoder, em_or_gradient, four_rules, mnist, pictures
 
 PARTS = ("rules", "mixture", "vae")
 
@@ -20,15 +27,10 @@ def main(data: Path | None, out: Path, parts: list[str] | None = None) -> None:
       out: the folder; made if need be.
       parts: names from PARTS.
     """
-    import jax
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-
-    from . import autoencoder, em_or_gradient, four_rules, mnist, pictures
-
     parts = list(parts or PARTS)
     if unknown := set(parts) - set(PARTS):
         raise SystemExit(f"parts: no part is called {', '.join(sorted(unknown))}; there are {', '.join(PARTS)}")
+    images = None if data is None or "vae" not in parts else datasets.mnist(data)
     out.mkdir(parents=True, exist_ok=True)
     console = Console()
     if not console.is_terminal:
@@ -36,48 +38,45 @@ def main(data: Path | None, out: Path, parts: list[str] | None = None) -> None:
     pieces = {
         "rules": four_rules.PIECES,
         "mixture": em_or_gradient.PIECES,
-        "vae": autoencoder.PIECES + (mnist.PIECES if data else 0),
+        "vae": autoencoder.PIECES + (0 if images is None else mnist.PIECES),
     }
     columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("{task.description}"))
-    found = {}
-    figures = {
-        "machine": {"jax": jax.__version__, "backend": jax.default_backend(), "python": platform.python_version()}
-    }
-
     with Progress(*columns, console=console) as bar:
-        task = bar.add_task("", total=sum(pieces[part] for part in parts))
-        begun = False
+        task = bar.add_task("", total=sum(pieces[part] for part in parts), completed=-1)
 
-        def tell(text, piece=True):
-            nonlocal begun
-            bar.update(task, advance=1 if piece and begun else 0, description=text)
-            begun = begun or piece
+        def tell(text):  # before each piece
+            bar.update(task, advance=1, description=text)
 
-        def show(name, module, result, *lines):
-            found[name], figures[name] = result, module.figures(result)
-            console.print(module.table(result), *lines, "")
-
-        if "rules" in parts:
-            result = four_rules.compute(tell)
-            show("rules", four_rules, result, four_rules.conclusion(result))
-            pictures.four_rules_picture(result, out / "four_rules.png")
-        if "mixture" in parts:
-            result = em_or_gradient.compute(tell)
-            show("mixture", em_or_gradient, result, em_or_gradient.conclusion(result))
-            pictures.contests_picture(result, out / "em_or_gradient.png")
-            found["path"] = em_or_gradient.path()
-            pictures.mixture_picture(found["path"], out / "mixture.png")
-        if "vae" in parts:
-            result = autoencoder.compute(tell)
-            show("vae", autoencoder, result, autoencoder.conclusion(result))
-            pictures.digits_picture(result, out / "vae.png")
-            if data is not None:
-                result = mnist.compute(tell, data)
-                show("mnist", mnist, result)
-                pictures.digits_picture(result, out / "mnist.png")
-        if set(PARTS) <= set(parts):
-            digits = found.get("mnist", found["vae"])
-            pictures.overview_picture(found["rules"], found["path"], digits, out / "overview.png")
+        figures = _run(console, tell, parts, images, out)
         bar.update(task, completed=bar.tasks[0].total, description="done")
-    (out / "demo.json").write_text(json.dumps(figures, indent=1, ensure_ascii=False) + "\n")
+    (out / "demo.json").write_text(json.dumps(figures, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     console.print(f"Pictures and demo.json are in {out}.")
+
+
+def _run(console, tell, parts, images, out) -> dict:
+    """Runs the parts; every number, for demo.json."""
+    found = {}
+    figures = {"jax": jax.__version__, "backend": jax.default_backend(), "cpus": os.cpu_count()}
+
+    def show(name, module, result):
+        found[name], figures[name] = result, module.figures(result)
+        console.print(module.table(result), figures[name]["conclusion"], "", highlight=False)
+
+    if "rules" in parts:
+        show("rules", four_rules, four_rules.compute(tell))
+        pictures.four_rules_picture(found["rules"], out / "four_rules.png")
+    if "mixture" in parts:
+        show("mixture", em_or_gradient, em_or_gradient.compute(tell))
+        pictures.contests_picture(found["mixture"], out / "em_or_gradient.png")
+        found["path"] = em_or_gradient.path()
+        pictures.mixture_picture(found["path"], out / "mixture.png")
+    if "vae" in parts:
+        show("vae", autoencoder, autoencoder.compute(tell))
+        pictures.digits_picture(found["vae"], out / "vae.png")
+    if images is not None:
+        show("mnist", mnist, mnist.compute(tell, images))
+        pictures.digits_picture(found["mnist"], out / "mnist.png")
+    if set(PARTS) <= set(parts):
+        digits = found.get("mnist", found["vae"])
+        pictures.overview_picture(found["rules"], found["path"], digits, out / "overview.png")
+    return figures

@@ -54,6 +54,9 @@ class Size(NamedTuple):
     samples: int = 200
 
 
+FULL = Size()
+
+
 class Scores(NamedTuple):
     """What one model gives for the held-out data.
 
@@ -163,7 +166,7 @@ def importance_weighted(model: elbo.Model, samples: int) -> Callable[..., jax.Ar
     return batch
 
 
-def compute(tell: Callable[[str], None], size: Size = Size()) -> Result:  # noqa: B008 - immutable
+def compute(tell: Callable[[str], None], size: Size = FULL) -> Result:
     """The digits, in float32; `tell` is called before each model."""
     images = jnp.asarray(datasets.digits()[0], jnp.float32)
     order_key, draw_key, test_key, key = jax.random.split(jax.random.key(0), 4)

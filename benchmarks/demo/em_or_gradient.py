@@ -126,7 +126,7 @@ def path(steps: int = 30) -> Path:
     with jax.enable_x64(True):
         ys = jnp.asarray(datasets.faithful())
         wide = mixture.gaussian(ys, 2)
-        start = dataclasses.replace(wide, mean=jnp.array([[2.6, 88.0], [4.4, 48.0]]))
+        start = dataclasses.replace(wide, mean=jnp.array([[3.7, 96.0], [4.7, 50.0]]))
         theta = mixture.Theta(Categorical.create(jnp.array([0.5, 0.5])), start)
         params = elbo.Params(theta, theta)
         means = [start.mean]
@@ -332,6 +332,8 @@ def _faster(ratio: float, rival: str | None) -> str:
         return "only EM gets"
     if ratio == 0:
         return f"{rival} gets, EM does not,"
+    if 1 / 1.5 < ratio < 1.5:
+        return f"EM and {rival} take about as long"
     return (
         f"EM is {ratio:.1f} times as fast as {rival}" if ratio >= 1 else f"{rival} {1 / ratio:.1f} times as fast as EM"
     )

@@ -33,6 +33,9 @@ class Size(NamedTuple):
     vae: int = 3000
 
 
+FULL = Size()
+
+
 class Climb(NamedTuple):
     """One rule's run: what it is, and how it went."""
 
@@ -49,7 +52,7 @@ class Result(NamedTuple):
     climbs: dict[str, Climb]
 
 
-def compute(tell: Callable[[str], None], size: Size = Size()) -> Result:  # noqa: B008 - immutable
+def compute(tell: Callable[[str], None], size: Size = FULL) -> Result:
     """Runs the four rules, in float64; `tell` is called before each."""
     with jax.enable_x64(True):
         return _compute(tell, size)
@@ -74,7 +77,7 @@ def _compute(tell, size):
             *(optim.vem_step(amortized, decaying(0.03, size.vem)), size.vem),
         ),
         "vae": (
-            *("Adam, sampled", "Adam, sampled", amortized, encoder),
+            *("Adam (sampled)", "Adam (sampled)", amortized, encoder),
             *(optim.vae_step(amortized, decaying(0.01, size.vae), estimator=sampled), size.vae),
         ),
     }
@@ -114,9 +117,9 @@ def table(result: Result) -> Table:
     return out
 
 
-def conclusion(result: Result) -> str:
+def conclusion(rules: dict) -> str:
     """One sentence, from the numbers."""
-    gaps = {name: row["distance"] for name, row in figures(result)["rules"].items()}
+    gaps = {name: row["distance"] for name, row in rules.items()}
     near = [name for name, gap in gaps.items() if abs(gap) <= 1e-2]
     furthest = max(gaps, key=lambda name: abs(gaps[name]))
     return (
@@ -149,6 +152,7 @@ def figures(result: Result) -> dict:
         "unit": "nats per datum",
         "closed_form": result.best,
         "rules": rules,
+        "conclusion": conclusion(rules),
     }
 
 

@@ -36,24 +36,35 @@ FLOOR = 1e-13  # nats; below it float64 sees nothing
 def four_rules_picture(result: four_rules.Result, path: Path) -> None:
     """Distance from the optimum against steps and against seconds."""
     with mpl.rc_context(STYLE):
-        figure, axes = plt.subplots(1, 2, figsize=(10, 4), sharey=True, layout="constrained")
-        for ax, over in zip(axes, ("steps", "seconds"), strict=True):
-            climb(ax, result, over)
+        figure, axes = plt.subplots(1, 2, figsize=(10, 4), sharey=True, width_ratios=(1.2, 1), layout="constrained")
+        climb(axes[0], result, "steps")
+        climb(axes[1], result, "seconds")
         axes[1].set_ylabel("")
-        axes[0].legend(loc="lower left")
         figure.suptitle("Four rules, one objective: PPCA of the digits", fontsize=13)
         _save(figure, path)
 
 
 def climb(ax, result: four_rules.Result, over: str) -> None:
-    """Distance from the optimum on one pair of axes."""
-    names = {"em": "em: exact E, exact M", "eg": "eg: exact E, L-BFGS M", "vem": "vem: Adam E, exact M"}
-    names["vae"] = "vae: sampled gradient"
+    """Distance from the optimum on one pair of axes; over steps, with names beside the ends of the curves."""
+    names = {
+        "em": "em: exact E,\nexact M",
+        "eg": "eg: exact E,\nL-BFGS M",
+        "vem": "vem: Adam E,\nexact M",
+        "vae": "vae: sampled,\nAdam E and M",
+    }
+    ax.set(xscale="log", yscale="log", ylim=(FLOOR / 4, 100))
     for name, run in result.climbs.items():
-        x = getattr(run.trace, over)[1:]
+        x, colour = getattr(run.trace, over)[1:], COLOURS[name]
         gap = np.maximum(result.best - run.trace.values[1:], FLOOR)
-        ax.plot(x, gap, color=COLOURS[name], label=names[name])
-    ax.set(xscale="log", yscale="log", ylim=(FLOOR / 2, 100))
+        ax.plot(x, gap, color=colour)
+        if over == "steps":
+            # eg is the steepest: its name stands to its left
+            left = name == "eg"
+            end = len(x) * 3 // 5 if left else -1
+            where = {"xytext": (-10 if left else 8, 0), "textcoords": "offset points", "va": "center"}
+            ax.annotate(names[name], (x[end], gap[end]), ha="right" if left else "left", color=colour, **where)
+    if over == "steps":
+        ax.set_xlim(0.7, 40 * max(run.trace.steps[-1] for run in result.climbs.values()))
     ax.set_xlabel("steps" if over == "steps" else "seconds, without compiling")
     ax.set_ylabel("nats per datum below the optimum")
 
@@ -79,16 +90,16 @@ def ellipses(ax, found: em_or_gradient.Path) -> None:
             )
             ax.add_patch(ellipse)
         way = found.means[:, k]
-        label = f"EM: the means, {len(way) - 1} steps" if k == 0 else None
+        label = f"means, {len(way) - 1} EM steps" if k == 0 else None
         ax.plot(*way.T, "o-", color="black", ms=3.5, lw=1, label=label)
         ax.plot(*way[0], "s", color="black", ms=6, mfc="white", label="start" if k == 0 else None)
     ax.set(xlabel="eruption, minutes", ylabel="waiting for the next, minutes", title="Old Faithful, a mixture of two")
     ax.set(xlim=(1.2, 5.6), ylim=(38, 100))
-    ax.legend(loc="lower right")
+    ax.legend(loc="upper left")
 
 
 def contests_picture(contests: list[em_or_gradient.Contest], path: Path) -> None:
-    """The objective's distance from the best of the same start, against steps and milliseconds; a line for each start."""
+    """The objective below the best from the same start, against steps and milliseconds; a line for each start."""
     with mpl.rc_context(STYLE):
         columns = len(contests)
         figure, axes = plt.subplots(
@@ -123,7 +134,8 @@ def digits_picture(result: autoencoder.Result | mnist.Result, path: Path) -> Non
     }
     names = {key: name for key, name in names.items() if key in result.pictures}
     with mpl.rc_context(STYLE | {"axes.grid": False}):
-        figure, axes = plt.subplots(len(names), 1, figsize=(9, 0.85 * len(names)), layout="constrained")
+        figure, axes = plt.subplots(len(names), 1, figsize=(9, 0.65 * len(names)))
+        figure.subplots_adjust(left=0.2, right=0.99, top=0.99, bottom=0.01, hspace=0.08)
         for ax, (key, name) in zip(axes, names.items(), strict=True):
             strip(ax, result.pictures[key])
             ax.set_ylabel(name, rotation=0, ha="right", va="center")
@@ -150,13 +162,12 @@ def overview_picture(
         left, middle, right = figure.subfigures(1, 3, width_ratios=(1.1, 1, 1))
         ax = left.subplots()
         climb(ax, rules, "steps")
-        ax.legend(loc="lower left")
         ax.set_title("Four rules, one objective: PPCA of the digits")
         ellipses(middle.subplots(), found)
         names = {"held out": "held-out digits", "VAE": "the VAE's reconstruction", "VAE samples": "drawn by the VAE"}
         for ax, (key, name) in zip(right.subplots(3, 1), names.items(), strict=True):
             ax.grid(False)
-            strip(ax, digits.pictures[key][:8])
+            strip(ax, digits.pictures[key][:6])
             ax.set_title(name)
         _save(figure, path)
 

@@ -1,0 +1,172 @@
+"""The demo: each part at a tiny size, and what its claims rest on."""
+
+import json
+import math
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import elbo
+from benchmarks import datasets, demo
+from benchmarks.demo import autoencoder, em_or_gradient, four_rules, mnist
+from models import factor_analysis, ppca
+
+SMALL_VAE = {"latent": 2, "hidden": (8,), "samples": 4}
+
+
+def quiet(text):
+    assert text
+
+
+@pytest.fixture(scope="module")
+def rules():
+    return four_rules.compute(quiet, four_rules.Size(data=80, latent=2, em=60, eg=20, vem=60, vae=60))
+
+
+@pytest.fixture(scope="module")
+def contests():
+    problem = em_or_gradient.problems()[0]
+    steps = {"EM": 40, "L-BFGS": 30, "Adam": 60, "SGD": 60}
+    return em_or_gradient.compute(quiet, [problem._replace(steps=steps, starts=2, trials=1)])
+
+
+@pytest.fixture(scope="module")
+def digits():
+    size = autoencoder.Size(train=300, validate=40, rounds=2, epochs=2, draws=1, em=5, **SMALL_VAE)
+    return autoencoder.compute(quiet, size)
+
+
+def test_every_rule_climbs_towards_the_closed_form_and_not_past_it(rules):
+    with jax.enable_x64(True):
+        ys = jnp.asarray(datasets.digits()[0][:80] / 16)
+        theta, best = ppca.maximum_likelihood(ys, 2)
+        assert rules.best == pytest.approx(float(best), rel=1e-12)
+        reached = jnp.mean(elbo.evidence(ppca.model(2))(elbo.Params(theta, theta), ys))
+        assert rules.best == pytest.approx(float(reached), rel=1e-12)
+    for name, climb in rules.climbs.items():
+        values = climb.trace.values
+        assert np.all(values <= rules.best + 1e-9), name
+        assert values[-1] > values[0] + 1, name
+        assert np.all(np.diff(climb.trace.seconds) > 0), name
+    assert rules.best - rules.climbs["em"].trace.values[-1] < 0.1
+    assert np.all(np.diff(rules.climbs["em"].trace.values) >= -1e-9)
+
+
+def test_all_rules_start_from_one_theta_and_the_exact_ones_from_one_value(rules):
+    assert rules.climbs["em"].trace.values[0] == rules.climbs["eg"].trace.values[0]
+    assert rules.climbs["vem"].trace.values[0] == rules.climbs["vae"].trace.values[0]
+    assert rules.climbs["em"].trace.values[0] > rules.climbs["vae"].trace.values[0]
+
+
+def test_the_methods_climb_the_same_objective_from_the_same_starts(contests):
+    (contest,) = contests
+    firsts = [method.values[:, 0] for method in contest.methods.values()]
+    for first in firsts:
+        np.testing.assert_allclose(first, firsts[0], rtol=1e-9)
+    em = contest.methods["EM"]
+    assert em.values.shape == (2, 40)
+    assert np.all(np.diff(em.values) >= 0)
+    assert em.rate is None and contest.methods["Adam"].rate in em_or_gradient.RATES["Adam"]
+    np.testing.assert_allclose(contest.methods["L-BFGS"].values[:, -1], em.values[:, -1], atol=1e-4)
+
+
+def test_steps_to_the_end():
+    values = np.array([[0.0, 0.5, 0.9, 1.0] + [1.0] * 8, np.linspace(0, 1, 12), [-np.inf] * 12])
+    assert em_or_gradient.steps_to_end(values, 0.2).tolist() == [2, 10, np.inf]
+    assert em_or_gradient.steps_to_end(values, 1e-3).tolist() == [3, np.inf, np.inf]
+
+
+def contest(problem, **curves):
+    """A contest of made-up curves: method = (steps until the end, height of the end, milliseconds a step)."""
+    methods = {}
+    for name, (steps, end, pace) in curves.items():
+        values = np.where(np.arange(100) < steps, end - 1.0, end)[None]
+        methods[name.replace("_", "-")] = em_or_gradient.Method(None, values, np.array([pace * 0.1]), 1.0)
+    return em_or_gradient.Contest(problem, methods)
+
+
+@pytest.mark.parametrize(
+    ("em", "adam", "said"),
+    [
+        ((10, 0.0, 1.0), (40, 0.0, 1.0), ("holds on most", "EM is 4.0 times as fast as Adam", "ends as high as")),
+        ((20, 0.0, 1.0), (40, 0.0, 1.0), ("holds on none", "EM is 2.0 times as fast as Adam")),
+        ((40, 0.0, 1.0), (10, 0.0, 1.0), ("holds on none", "Adam 4.0 times as fast as EM")),
+        ((10, 0.0, 1.0), (40, 0.5, 1.0), ("holds on none", "EM ends 0.5 nats below Adam")),
+        ((10, 0.0, 1.0), (5, -0.5, 1.0), ("holds on most", "only EM gets to 1e-3")),
+        ((99, 0.0, 1.0), (40, 0.0, 1.0), ("holds on none", "Adam gets, EM does not, to 1e-3")),
+    ],
+)
+def test_the_conclusion_is_what_the_numbers_say(em, adam, said):
+    slow = (99, -0.3, 1.0)
+    text = em_or_gradient.conclusion([contest(em_or_gradient.problems()[0], EM=em, L_BFGS=slow, Adam=adam, SGD=slow)])
+    for part in said:
+        assert part in text
+
+
+def test_scores_of_the_digits_are_in_the_same_units(digits):
+    assert set(digits.scores) == {"PPCA", "factor analysis", "VAE, noise shared", "VAE, noise per pixel"}
+    for score in digits.scores.values():
+        assert score.bound.shape == (1797 - 300,)
+        assert np.all(np.isfinite(score.bound))
+    for name in ("VAE, noise shared", "VAE, noise per pixel"):
+        assert np.mean(digits.scores[name].tighter) > np.mean(digits.scores[name].bound)
+    assert all(rows.shape == (12, 8, 8) for rows in digits.pictures.values())
+
+
+def test_bits_per_dimension():
+    # uniform over 17 grey levels: density 1 on an interval of length 1 for each pixel
+    assert autoencoder.bits(0.0, 64, 17) == pytest.approx(math.log2(17))
+    assert autoencoder.bits(-64 * math.log(2), 64, 1) == pytest.approx(1.0)
+
+
+def test_the_importance_weighted_bound_is_ln_p_where_q_is_exact(x64):
+    ys = jax.random.normal(jax.random.key(0), (16, 4))
+    params = factor_analysis.init(jax.random.key(1), ys, 2)
+    model = factor_analysis.model(2)
+    bound = autoencoder.importance_weighted(model, 3)(params, ys, jax.random.key(2))
+    np.testing.assert_allclose(bound, elbo.evidence(model)(params, ys), rtol=1e-9)
+
+
+def test_latents_to_match_agrees_with_the_models_own_evidence(x64):
+    ys, test = np.split(np.random.default_rng(0).normal(size=(60, 6)) @ np.diag([3, 2, 1.5, 1, 1, 1]), [40])
+    for latent in (1, 3):
+        theta, _ = ppca.maximum_likelihood(jnp.asarray(ys), latent)
+        value = float(jnp.mean(elbo.evidence(ppca.model(latent))(elbo.Params(theta, theta), jnp.asarray(test))))
+        assert autoencoder._latents_to_match(ys, test, value - 1e-9) <= latent
+    assert autoencoder._latents_to_match(ys, test, 0.0) is None
+
+
+@pytest.fixture
+def images():
+    rng = np.random.default_rng(0)
+    train, test = rng.uniform(size=(600, 784)).astype(np.float32), rng.uniform(size=(40, 784)).astype(np.float32)
+    return datasets.Mnist(train, test, np.zeros(600, int), np.zeros(40, int))
+
+
+def test_main_writes_tables_pictures_and_numbers(monkeypatch, tmp_path, capsys, rules, contests, digits, images):
+    tiny = mnist.Size(train=300, validate=44, test=40, epochs=2, **SMALL_VAE)
+    big = mnist.compute
+    monkeypatch.setattr(four_rules, "compute", lambda tell: rules)
+    monkeypatch.setattr(em_or_gradient, "compute", lambda tell: contests)
+    monkeypatch.setattr(autoencoder, "compute", lambda tell: digits)
+    monkeypatch.setattr(mnist, "compute", lambda tell, data: big(tell, data, tiny))
+    monkeypatch.setattr(datasets, "mnist", lambda path: images)
+    demo.main(tmp_path / "mnist.npz", tmp_path / "out", [])
+    names = {path.name for path in (tmp_path / "out").iterdir()}
+    pictures = {"four_rules.png", "em_or_gradient.png", "mixture.png", "vae.png", "mnist.png", "overview.png"}
+    assert names == pictures | {"demo.json"}
+    assert (tmp_path / "out" / "overview.png").stat().st_size < 250_000
+    numbers = json.loads((tmp_path / "out" / "demo.json").read_text(encoding="utf-8"))
+    assert set(numbers["rules"]["rules"]) == {"em", "eg", "vem", "vae"}
+    assert all(numbers[part]["conclusion"] for part in ("rules", "mixture", "vae", "mnist"))
+    printed = re.sub(r"\s+", " ", capsys.readouterr().out)
+    for text in ("One model, four rules", "EM against gradient ascent", "A VAE and the linear model", "MNIST"):
+        assert text in printed
+
+
+def test_an_unknown_part_is_named(tmp_path):
+    with pytest.raises(SystemExit, match="no part is called digits; there are rules, mixture, vae"):
+        demo.main(None, tmp_path, ["digits"])
