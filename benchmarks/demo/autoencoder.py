@@ -222,8 +222,7 @@ def compute(tell: Callable[[str], None], size: Size = FULL) -> Result:
         seconds = time.perf_counter() - begin
         scores[f"VAE, noise {noise}"] = Scores(
             noise,
-            *score(model, best.params, test, size.samples),
-            float(jnp.mean(elbo.elbo(model)(best.params, dequantise(key, fitting), key))),
+            *score(model, best.params, test, dequantise(key, fitting[: len(test)]), size.samples),
             seconds,
             (best.round, size.rounds),
         )
@@ -241,11 +240,12 @@ def codes(model, params, ys):
     return jax.vmap(lambda y: model.encoder(params.psi, y).mode())(ys)
 
 
-def score(model, params, ys, samples):
-    """L of each datum, the decoder's term from 16 samples, and the importance-weighted bound."""
+def score(model, params, test, seen, samples):
+    """L of each test datum (the decoder's term from 16 samples), the importance-weighted bound, and L of data seen."""
     bound = elbo.elbo(model)
-    bound = np.mean([bound(params, ys, key) for key in jax.random.split(jax.random.key(1), 16)], axis=0)
-    return bound, np.asarray(importance_weighted(model, samples)(params, ys, jax.random.key(2)))
+    means = np.mean([bound(params, test, key) for key in jax.random.split(jax.random.key(1), 16)], axis=0)
+    tighter = np.asarray(importance_weighted(model, samples)(params, test, jax.random.key(2)))
+    return means, tighter, float(jnp.mean(bound(params, seen, jax.random.key(3))))
 
 
 def _latents_to_match(ys: np.ndarray, test: np.ndarray, goal: float) -> int | None:

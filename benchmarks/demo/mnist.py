@@ -11,7 +11,6 @@ import optax
 from flax import nnx
 from rich.table import Table
 
-import elbo
 import optim
 from models import vae
 
@@ -26,7 +25,7 @@ class Size(NamedTuple):
     validate: int = 5000
     test: int = 10000
     latent: int = 20
-    hidden: tuple[int, ...] = (400,)
+    hidden: tuple[int, ...] = (400, 400)
     epochs: int = 30
     patience: int = 5
     samples: int = 100
@@ -72,9 +71,8 @@ def compute(tell: Callable[[str], None], data: datasets.Mnist, size: Size = FULL
         report=lambda i, bound: tell(f"MNIST: epoch {i}, validation {bound:.2f} nats"),
     )
     seconds = time.perf_counter() - begin
-    bound, tighter = score(model, best.params, test, size.samples)
-    seen = float(jnp.mean(elbo.elbo(model)(best.params, binarise(key, fitting[: size.test]), key)))
-    scores = Scores("Bernoulli", bound, tighter, seen, seconds, (best.round, size.epochs))
+    scored = score(model, best.params, test, binarise(key, fitting[: size.test]), size.samples)
+    scores = Scores("Bernoulli", *scored, seconds, (best.round, size.epochs))
     shown = test[:12]
     decoded = jax.vmap(networks.decode, (None, 0))(best.params.theta, codes(model, best.params, shown))
     drawn = vae.sample(key, networks, best.params.theta, size.latent, 12)[1]

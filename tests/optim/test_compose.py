@@ -1,5 +1,7 @@
 """Rules made of rules do what their parts do, in order, and only where they may."""
 
+import inspect
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -142,3 +144,34 @@ def test_minibatches_draw_another_order_for_another_key(problem, key):
         rule.update(None, params, state, ys)
     with pytest.raises(ValueError, match="size: got 0"):
         optim.minibatches(eg, 0)
+
+
+def test_minibatches_count_every_datum_that_was_dropped(problem, key):
+    _, eg, params, ys = problem
+    rule = optim.minibatches(eg, 5)
+    bad = ys.at[jnp.array([0, 3, 7, 8, 15])].set(jnp.nan)
+    info = rule.update(key, params, rule.init(params), bad)[2]
+    assert int(info.dropped) == 5 and not bool(info.feasible)
+
+
+@pytest.mark.parametrize("name", ["em", "eg", "vem", "vae", "chain", "repeat", "restrict", "minibatches"])
+def test_every_rule_has_the_signature_of_the_protocol(problem, name):
+    em, eg, params, _ = problem
+    model = start("full")[0]
+    rule = {
+        "em": em,
+        "eg": eg,
+        "vem": optim.vem_step(model, optax.sgd(0.1)),
+        "vae": optim.vae_step(model, optax.sgd(0.1)),
+        "chain": optim.chain(em, eg),
+        "repeat": optim.repeat(em, 2),
+        "restrict": optim.restrict(em, "theta"),
+        "minibatches": optim.minibatches(em, 2),
+    }[name]
+    assert isinstance(rule, Rule)
+    expected = inspect.signature(optim.Update.__call__).parameters
+    got = inspect.signature(rule.update).parameters
+    assert [(p.name, p.kind, p.default) for p in got.values()] == [
+        (p.name, p.kind, p.default) for p in expected.values() if p.name != "self"
+    ]
+    assert list(inspect.signature(rule.init).parameters) == ["params"]

@@ -1,11 +1,9 @@
-"""Numbers that break textbook EM: data far from the origin, too many dimensions or components, columns without spread."""
+"""Numbers that break textbook EM, for every family; what one family is enough to show is in test_hard_data."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 import elbo
 import optim
@@ -37,8 +35,7 @@ def variances(f):
 
 
 @pytest.mark.parametrize("name", COMPONENTS)
-@pytest.mark.parametrize("mean", [1e4, -1e4])
-def test_float32_far_from_the_origin(name, mean):
+def test_float32_far_from_the_origin(name, mean=1e4):
     """Mean 1e4 and spread 1 in float32: E[x²] − mean² would have no digit left (scikit-learn issue 30382)."""
     rng = np.random.default_rng(0)
     n = 4000
@@ -71,27 +68,7 @@ def test_float32_regression_and_factors_far_from_the_origin():
     np.testing.assert_allclose(np.diag(covariance), np.asarray(ys, np.float64).var(0), rtol=1e-2)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", ["normal", "spherical", "full"])
-def test_200_dimensions(name):
-    """Log densities of hundreds of nats, differences between components of thousands."""
-    rng = np.random.default_rng(2)
-    which = np.arange(600) % 3
-    ys = jnp.asarray(3 * rng.normal(size=(3, 200))[which] + rng.normal(size=(600, 200)), jnp.float32)
-    result = fit(ys, COMPONENTS[name](ys, 3), 3, steps=8, chunk_size=None)
-    assert finite(result.params) and bool(result.history.finite.all())
-    np.testing.assert_allclose(result.params.theta.weights.probabilities(), np.full(3, 1 / 3), atol=1e-3)
-    # full: 200 points in 200 dimensions have no covariance of their own; only the floor holds it
-    if name != "full":
-        np.testing.assert_allclose(variances(result.params.theta.components).mean(1), np.ones(3), atol=0.05)
-
-
 DEGENERATE = {
-    "fewer distinct points than components": np.repeat([[0.0, 1.0], [3.0, 4.0]], 6, 0),
-    "one point, many times": np.full((9, 2), 7.0),
-    "one datum": np.array([[1.0, 2.0]]),
-    "a constant column": np.column_stack([np.random.default_rng(3).normal(size=20), np.full(20, 5.0)]),
-    "a repeated column": np.repeat(np.random.default_rng(4).normal(size=(20, 1)), 2, 1),
     "duplicates": np.repeat(np.random.default_rng(5).normal(size=(4, 2)), 5, 0),
     "huge and tiny units": np.random.default_rng(6).normal(size=(20, 2)) * [1e12, 1e-12],
 }
@@ -112,8 +89,8 @@ def test_degenerate_data(name, data):
 def test_one_datum_and_no_weight_at_all(name):
     model, params, ys = start(name)
     rule = optim.em_step(model)
-    one = jax.tree.map(lambda a: a[:1], ys)
-    new, _, info = rule.update(None, params, (), one)
+    alone = jnp.zeros(SMALL.data).at[3].set(1)
+    new, _, info = rule.update(None, params, (), ys, weights=alone)
     assert finite(new) and bool(info.finite) and int(info.dropped) == 0 and np.isfinite(info.elbo)
     same, _, info = rule.update(None, params, (), ys, weights=jnp.zeros(SMALL.data))
     jax.tree.map(np.testing.assert_array_equal, same.theta, params.theta)
@@ -166,29 +143,17 @@ def test_an_empty_regression_keeps_its_parameters(x64):
 
 
 @pytest.mark.parametrize("name", PROBLEMS)
-def test_chunks_of_any_size_give_the_same_sums(name, x64):
-    """16 data in chunks of 1 to 16: a last chunk that overlaps, and one that does not."""
+def test_chunks_that_do_not_divide_the_data(name, x64):
     model, params, ys = start(name)
     weights = jnp.asarray(random_weights(np.random.default_rng(0), SMALL.data))
 
     def statistics(chunk_size):
-        return optim.expected_statistics(model, params, ys, weights=weights, chunk_size=chunk_size)
+        return jax.jit(
+            lambda params, ys: optim.expected_statistics(model, params, ys, weights=weights, chunk_size=chunk_size)
+        )(params, ys)
 
-    whole = statistics(None)
-    for chunk_size in (1, 5, 8, 15, 16, 40):
-        jax.tree.map(
-            lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-12, atol=1e-12 * float(np.abs(b).max())),
-            statistics(chunk_size),
-            whole,
-        )
-
-
-@settings(max_examples=10)
-@given(st.integers(0, 2**31 - 1))
-def test_statistics_of_parts_add_up(seed):
-    model, params, ys = start("full", seed % 1000)
-    cut = 1 + seed % (SMALL.data - 1)
-    whole = optim.expected_statistics(model, params, ys)
-    parts = [optim.expected_statistics(model, params, y) for y in (ys[:cut], ys[cut:])]
-    total = jax.tree.map(jnp.add, *parts)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-3), total, whole)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-12, atol=1e-12 * float(np.abs(b).max())),
+        statistics(5),  # 16 = 3 * 5 + 1
+        statistics(None),
+    )

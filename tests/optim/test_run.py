@@ -1,5 +1,6 @@
 """run and fit: the same steps however they are cut, and a reason for every end."""
 
+import signal
 import sys
 
 import jax
@@ -176,3 +177,53 @@ def test_run_without_tolerance_is_differentiable(x64):
     slope, step = jax.grad(value)(jnp.ones(())), 1e-5
     difference = (value(1.0 + step) - value(1.0 - step)) / (2 * step)
     np.testing.assert_allclose(slope, difference, rtol=1e-5)
+
+
+@pytest.mark.parametrize("every", [1, 3, 10, 30])
+def test_fit_gives_up_after_the_same_step_whatever_every_is(every):
+    params, ys = elbo.Params(jnp.ones(()), ()), jnp.ones(3)
+    fitted = optim.fit(reporting(lambda i: i < 4), params, ys, steps=40, every=every, progress=False)
+    assert (fitted.steps, fitted.reason) == (14, Reason.NONFINITE)
+    # nine rejections in a row, again and again, are no reason
+    fitted = optim.fit(reporting(lambda i: i % 10 == 5), params, ys, steps=40, every=every, progress=False)
+    assert (fitted.steps, fitted.reason) == (40, Reason.MAX_STEPS)
+
+
+def test_fit_compiles_once_whatever_the_number_of_blocks():
+    traces = []
+
+    def update(key, params, state, ys, *, weights=None):
+        traces.append(1)
+        zero = jnp.zeros((), jnp.int32)
+        return params, state, Info(ys[0], ys[0], zero == 0, zero, zero, zero == 0)
+
+    params, ys = elbo.Params(jnp.ones(()), ()), jnp.ones(3)
+
+    def count(steps):
+        traces.clear()
+        optim.fit(
+            Rule(lambda params: (), lambda *a, **k: update(*a, **k)), params, ys, steps=steps, every=5, progress=False
+        )
+        return len(traces)
+
+    assert count(5) == count(23) > 0
+
+
+@pytest.mark.parametrize("delay", [0.05, 0.3])
+def test_a_real_interrupt_loses_nothing(em, delay):
+    """The arrays given to a running block are donated: what comes back must be the block's result."""
+    rule, params, ys = em
+    optim.fit(rule, params, ys, steps=1, every=1000, progress=False)  # compiled before the clock starts
+
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGALRM, interrupt)
+    try:
+        signal.setitimer(signal.ITIMER_REAL, delay)
+        result = optim.fit(rule, params, ys, steps=10**9, every=1000, progress=False)
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    assert result.reason is Reason.STOPPED
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(result.params))
