@@ -29,7 +29,7 @@ class Size(NamedTuple):
     latent: int = 10
     em: int = 200
     eg: int = 60
-    vem: int = 600
+    vem: int = 400
     vae: int = 3000
 
 
