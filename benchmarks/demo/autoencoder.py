@@ -22,6 +22,7 @@ import optim
 from models import factor_analysis, ppca, vae
 
 from .. import datasets
+from .clock import fit
 
 Tree = Any
 BATCH = 128
@@ -125,16 +126,8 @@ def train(
     state, best = None, Training(params, 0, -math.inf)
     for i in range(rounds):
         ys = fresh(jax.random.fold_in(data_key, i))
-        fit = optim.fit(
-            *(rule, params, ys),
-            key=fit_key,
-            steps=epochs,
-            state=state,
-            first=i * epochs,
-            every=epochs,
-            progress=False,
-        )
-        params, state = fit.params, fit.state
+        done = fit(rule, params, ys, key=fit_key, steps=epochs, state=state, first=i * epochs, every=epochs)
+        params, state = done.params, done.state
         value = float(jnp.mean(bound(params, validation, bound_key)))
         if value > best.bound:
             best = Training(params, i + 1, value)
@@ -194,10 +187,10 @@ def compute(tell: Callable[[str], None], size: Size = FULL) -> Result:
     begin = time.perf_counter()
     start = factor_analysis.init(key, ys, size.latent)
     linear = factor_analysis.model(size.latent)
-    fit = optim.fit(optim.em_step(linear), start, ys, steps=size.em, every=size.em, progress=False)
-    bound = np.asarray(elbo.evidence(linear)(fit.params, test))
+    done = fit(optim.em_step(linear), start, ys, steps=size.em, every=size.em)
+    bound = np.asarray(elbo.evidence(linear)(done.params, test))
     seconds = time.perf_counter() - begin
-    scores["factor analysis"] = Scores("per pixel", bound, None, float(fit.history.elbo[-1]), seconds)
+    scores["factor analysis"] = Scores("per pixel", bound, None, float(done.history.elbo[-1]), seconds)
 
     fitting, validation = seen[size.validate :], dequantise(draw_key, seen[: size.validate])
     for noise in ("shared", "per pixel"):

@@ -31,6 +31,14 @@ class Trace(NamedTuple):
     params: elbo.Params
 
 
+def fit(*args: Any, **options: Any) -> optim.Fit:
+    """`optim.fit` without its bar. Ctrl-C, which it takes for the end of one fit, ends the demo."""
+    result = optim.fit(*args, progress=False, **options)
+    if result.reason is optim.Reason.STOPPED:
+        raise KeyboardInterrupt
+    return result
+
+
 def trace(
     rule: optim.Rule,
     params: elbo.Params,
@@ -51,10 +59,10 @@ def trace(
         clock[1] = time.perf_counter()
 
     begin = time.perf_counter()
-    optim.fit(rule, params, ys, key=key, steps=every + 1, every=every, progress=False, callback=lambda *_: None)
+    fit(rule, params, ys, key=key, steps=every + 1, every=every, callback=lambda *_: None)
     first = time.perf_counter() - begin
     clock[1] = time.perf_counter()
-    result = optim.fit(rule, params, ys, key=key, steps=steps, every=every, progress=False, callback=look)
+    result = fit(rule, params, ys, key=key, steps=steps, every=every, callback=look)
     taken, seconds, values = map(np.array, zip(*looks, strict=True))
     compiling = max(first - (every + 1) * seconds[-1] / steps, 0.0)
     return Trace(taken, seconds, values, compiling, result.params)
