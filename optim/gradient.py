@@ -64,8 +64,8 @@ def ascend(
       ys, weights, key: as in `Update`.
 
     Returns:
-      New moving part and state, and the `Info` of the parameters given. If the gradient, or its square, is not finite
-      they are the old ones; a number that overflows in the optimiser keeps its old value.
+      New moving part and state, and the `Info` of the parameters given. If the square of the
+      gradient, or any new number, is not finite they are the old ones.
     """
     weights = check_weights(weights, batch_length(ys), assemble(moving))
     keys = split(key, weights.shape[0])
@@ -103,11 +103,9 @@ def ascend(
     downhill = jax.tree.map(lambda g: -g / per_datum(sums), gradient)
     optimizer = optax.with_extra_args_support(ascent.optimizer)
     updates, new_state = optimizer.update(downhill, state, moving, value=-objective, grad=downhill, value_fn=loss)
-    # decided on the gradient, before the update, so that keeping the old numbers costs no pass over them
-    usable = jnp.isfinite(optax.tree_utils.tree_norm(downhill, squared=True))
     moved = optax.apply_updates(moving, updates)
-    new = jax.tree.map(lambda n, o: jnp.where(usable & jnp.isfinite(n), n, o), moved, moving)
-    finite = usable & all_finite(moved)
+    finite = jnp.isfinite(optax.tree_utils.tree_norm(downhill, squared=True)) & all_finite(moved)
+    new = choose(finite, moved, moving)
     info = Info(
         elbo=jnp.where(sums.weight > 0, sums.bound / per_datum(sums), jnp.nan),
         objective=objective,
@@ -116,4 +114,4 @@ def ascend(
         empty=jnp.zeros((), jnp.int32),
         finite=finite,
     )
-    return new, choose(usable, new_state, state), info
+    return new, choose(finite, new_state, state), info
