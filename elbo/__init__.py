@@ -6,7 +6,7 @@ from .estimators import Automatic, Enumerated, Estimator, Exact, Reparameterized
 from .exact import exact
 from .family import Family, is_family, tapped
 from .model import Model, Params
-from .numerics import LOG_ZERO, PRECISION, is_feasible, safe_log
+from .numerics import LOG_ZERO, PRECISION, is_feasible, safe_log, softplus, sum_is_finite
 from .objective import Decomposition, decompose, elbo, evidence, kl
 from .platform import warn_if_unsound
 from .posteriors import (
@@ -54,6 +54,8 @@ __all__ = [
     "kl",
     "linalg",
     "safe_log",
+    "softplus",
+    "sum_is_finite",
     "tapped",
 ]
 

@@ -16,6 +16,8 @@ class Family(Protocol):
     Its `log_prob(x)` returns `tapped(contract, value, self.tap, residuals)`: ln p(x) + ⟨tap, T(x)⟩ to first order.
     Statistics are additive pytrees. They are relative to the parameters of the family that measured them
     (whitened residuals, say), and `log_likelihood` and `maximize` of that same family read them.
+
+    A class attribute `fixed`, names of fields, tells which of them no gradient step may move (a floor, say).
     """
 
     tap: Any

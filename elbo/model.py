@@ -4,8 +4,8 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 
+from .numerics import sum_is_finite
 from .posteriors.protocol import Posterior
 
 Tree = Any
@@ -18,16 +18,6 @@ class Params(NamedTuple):
     psi: Tree
 
 
-def finite(y: Tree) -> jax.Array:
-    """Whether every number of one datum is finite; a bool scalar.
-
-    >>> bool(finite({"x": jnp.array([1.0, jnp.nan]), "length": jnp.array(2)}))
-    False
-    """
-    leaves = [jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(y) if jnp.issubdtype(leaf.dtype, jnp.inexact)]
-    return jnp.all(jnp.stack(leaves)) if leaves else jnp.array(True)
-
-
 class Model(NamedTuple):
     """A latent-variable model P_Θ(z, y) and an encoder P_Ψ(z|y), each for one datum.
 
@@ -38,7 +28,7 @@ class Model(NamedTuple):
       usable: `usable(y)`, whether a datum can be used (a bool scalar). A datum that cannot is left out and counted in
         `info.dropped`. The default refuses NaN and infinities.
 
-    >>> import elbo
+    >>> import elbo, jax.numpy as jnp
     >>> def log_joint(theta, z, y):  # two coins, one is thrown
     ...     return z @ (jnp.log(0.5) + y * jnp.log(theta) + (1 - y) * jnp.log(1 - theta))
     >>> model = elbo.Model(log_joint, elbo.exact(log_joint, elbo.categorical(2)))
@@ -49,4 +39,4 @@ class Model(NamedTuple):
 
     log_joint: Callable[[Tree, Tree, Tree], Any]
     encoder: Callable[[Tree, Tree], Posterior]
-    usable: Callable[[Tree], jax.Array] = finite
+    usable: Callable[[Tree], jax.Array] = sum_is_finite

@@ -10,7 +10,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from .estimators import Automatic, Estimator, Exact, expect_terms
 from .exact import ExactEncoder, terms
 from .model import Model, Params
-from .numerics import LOG_ZERO
+from .numerics import IMPOSSIBLE
 from .posteriors import Posterior
 
 Tree = Any
@@ -128,12 +128,13 @@ def decompose(
     truth = _exact_encoder(posterior or model.encoder, "posterior")
 
     def one(params, y, key):
-        energy, entropy = _parts(model, params, y, key, estimator or Automatic())
+        parts = _parts(model, params, y, key, estimator or Automatic())
+        energy, value = _reported(parts[0]), _reported(sum(parts))
         theta = truth.e_step(params.theta, params.psi)
         exact_params = Params(theta, theta)
-        log_p = bound(Model(model.log_joint, truth), exact_params, y, None, Exact())
+        log_p = _reported(bound(Model(model.log_joint, truth), exact_params, y, None, Exact()))
         gap = kl(model.encoder(params.psi, y), truth(theta, y))
-        return Decomposition(energy, entropy, energy + entropy, log_p, gap)
+        return Decomposition(energy, parts[1], value, log_p, gap)
 
     return _batched(one, None)
 
@@ -153,7 +154,7 @@ def kl(q: Posterior, p: Posterior) -> jax.Array:
 
 def _reported(value: jax.Array) -> jax.Array:
     """The value of a datum as a person should see it: −∞ where it is impossible, whatever stood in for ln 0."""
-    return jnp.where(value <= 0.1 * LOG_ZERO, -jnp.inf, value)
+    return jnp.where(value <= IMPOSSIBLE, -jnp.inf, value)
 
 
 def _exact_encoder(encoder: Any, name: str) -> ExactEncoder:

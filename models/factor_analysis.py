@@ -62,7 +62,7 @@ def init(
 
     Args:
       key: PRNG key.
-      ys: data, [N, D], floating point.
+      ys: data, [N, D], floating point; data that hold a NaN or an infinity are not looked at.
       latent: Q.
       noise: "diagonal" (factor analysis) or "spherical" (PPCA).
 
@@ -74,12 +74,14 @@ def init(
     ys = jnp.asarray(ys)
     if ys.ndim != 2 or not jnp.issubdtype(ys.dtype, jnp.floating):
         raise ValueError(f"ys: got {ys.dtype}{list(ys.shape)}, expected floating-point data [N, D]")
-    spread = jnp.std(ys, 0)
+    usable = jax.vmap(elbo.sum_is_finite)(ys)[:, None]
+    ys = jnp.where(usable, ys, jnp.nan)
+    spread = jnp.nan_to_num(jnp.nanstd(ys, 0))
     typical = jnp.maximum(jnp.sqrt(jnp.mean(spread**2)), jnp.finfo(ys.dtype).tiny)
     floor = 1e-3 * typical
     scale = jnp.maximum(spread, floor) if noise == "diagonal" else typical
     weights = 0.3 * typical * jax.random.normal(key, (ys.shape[1], latent), ys.dtype)
-    observation = LinearGaussian.create(weights, jnp.mean(ys, 0), scale, floor=floor)
+    observation = LinearGaussian.create(weights, jnp.nan_to_num(jnp.nanmean(ys, 0)), scale, floor=floor)
     return elbo.Params(Theta(observation), Theta(jax.tree.map(jnp.copy, observation)))
 
 

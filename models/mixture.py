@@ -65,7 +65,7 @@ def init(
             f"ys: got {ys.dtype}{list(ys.shape)}, expected floating-point data [N, D], or integers [N] with a "
             "Categorical family"
         )
-    usable = jax.vmap(elbo.model.finite)(ys)
+    usable = jax.vmap(elbo.sum_is_finite)(ys)
     usable = usable if weights is None else usable & (weights > 0)
     rows = usable.reshape(-1, *(1,) * (ys.ndim - 1))
     ys = jnp.where(rows, ys, ys[jnp.argmax(usable)])

@@ -53,7 +53,7 @@ def model(networks: Networks, likelihood: Literal["bernoulli", "gaussian"] = "be
         if likelihood == "bernoulli":
             logits = networks.decode(theta, z)
             # softplus, not the logarithm of a probability: finite for any logit
-            return prior, jnp.sum(y * logits - jax.nn.softplus(logits))
+            return prior, jnp.sum(y * logits - elbo.softplus(logits))
         mean = networks.decode(theta.network, z)
         return prior, elbo.Normal(mean, jnp.broadcast_to(theta.log_scale, mean.shape)).log_prob(y)
 
@@ -90,7 +90,7 @@ def init(
     encode, psi = functional(MLP((size, *hidden, 2 * latent), nnx.Rngs(encoder_key), activation))
     decode, theta = functional(MLP((latent, *reversed(hidden), size), nnx.Rngs(decoder_key), activation))
     if likelihood == "gaussian":
-        theta = GaussianTheta(theta, jnp.zeros(()))
+        theta = GaussianTheta(theta, jnp.zeros((), jax.tree.leaves(theta)[0].dtype))
     return Networks(decode, encode), elbo.Params(theta, psi)
 
 

@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -54,6 +54,7 @@ class LinearGaussian:
     centre: jax.Array
     floor: jax.Array
     tap: Any = None
+    fixed: ClassVar[tuple[str, ...]] = ("centre", "floor")
 
     @classmethod
     def create(

@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import dataclass, field
-from typing import Any, Literal, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -55,6 +55,7 @@ class MultivariateNormal:
     floor: jax.Array
     covariance_type: Covariance = field(default="full", metadata={"static": True})
     tap: Any = None
+    fixed: ClassVar[tuple[str, ...]] = ("floor",)
 
     @classmethod
     def create(

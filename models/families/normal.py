@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -47,6 +47,7 @@ class Normal:
     log_scale: jax.Array
     floor: jax.Array
     tap: Any = None
+    fixed: ClassVar[tuple[str, ...]] = ("floor",)
 
     @classmethod
     def create(cls, mean: jax.Array, scale: jax.Array, *, floor: jax.Array | float = 0.0) -> "Normal":

@@ -190,6 +190,20 @@ def test_a_posterior_given_to_decompose(x64):
     np.testing.assert_allclose(d.elbo, p.log_evidence - d.kl, rtol=1e-10)
 
 
+def test_an_impossible_datum_is_decomposed_as_such():
+    log_joint = lambda theta, z, y: z @ elbo.safe_log(theta * y)
+    model = elbo.Model(log_joint, elbo.exact(log_joint, elbo.categorical(2)))
+    d = elbo.decompose(model)(Params(jnp.array([0.5, 0.5]), jnp.array([0.2, 0.8])), jnp.array([1.0, 0.0]))
+    assert d.evidence.tolist() == [0.0, -np.inf] and d.elbo[1] == d.energy[1] == -np.inf
+    assert jnp.isfinite(d.elbo[0]) and d.kl[0] > 0
+
+
+def test_an_indicator_that_is_almost_one_hot_does_not_make_the_impossible_possible():
+    model = elbo.Model(lambda theta, z, y: z @ elbo.safe_log(y), lambda psi, y: elbo.Categorical(psi))
+    psi = jnp.log(jnp.array([0.99, 0.01]))
+    assert elbo.elbo(model)(Params((), psi), jnp.array([[1.0, 0.0]])).tolist() == [-np.inf]
+
+
 def test_traced_once():
     p = problems.mixture()
     traces = []

@@ -15,7 +15,7 @@ from ..problems import start
 
 
 def rules(model, optimizer=None):
-    optimizer = optimizer or optax.adam(1e-2)
+    optimizer = optimizer or optax.sgd(1e-2)  # Adam takes the sign of gradients that are rounding alone
     return {
         "em": optim.em_step(model),
         "eg": optim.eg_step(model, optimizer),
@@ -117,6 +117,30 @@ def test_a_gradient_of_nan_keeps_parameters_and_state(name):
     result = optim.run(rule, params, ys, steps=30, tolerance=0.0)
     assert optim.Reason(int(result.reason)) is not optim.Reason.MAX_STEPS
     same(result.params, params)
+
+
+@pytest.mark.parametrize("name", ["eg", "vem", "vae"])
+def test_a_learning_rate_of_nan_moves_nothing_and_is_reported(name):
+    model, params, ys = start("full")
+    rule = rules(model, optax.sgd(jnp.nan))[name]
+    got, _, info = rule.update(None, params, rule.init(params), ys)
+    assert finite(got) and not bool(info.finite) and np.isfinite(info.elbo)
+    result = optim.run(rule, params, ys, steps=30, tolerance=0.0)
+    assert optim.Reason(int(result.reason)) is optim.Reason.NONFINITE
+
+
+def test_weight_decay_moves_no_floor():
+    model, params, ys = start("full")
+    rule = optim.eg_step(model, optax.adamw(1e-2, weight_decay=0.5))
+    got, _, _ = rule.update(None, params, rule.init(params), ys)
+    np.testing.assert_array_equal(got.theta.components.floor, params.theta.components.floor)
+    assert not np.array_equal(got.theta.components.mean, params.theta.components.mean)
+
+
+def test_a_start_of_factor_analysis_leaves_out_junk():
+    ys = jax.random.normal(jax.random.key(0), (40, 3))
+    junk = jnp.concatenate([ys, ys[:2].at[:, 1].set(jnp.nan), ys[:1].at[:, 0].set(jnp.inf)])
+    same(factor_analysis.init(jax.random.key(1), junk, 2), factor_analysis.init(jax.random.key(1), ys, 2), 1e-5)
 
 
 def test_overflow_is_reported_and_kept():
