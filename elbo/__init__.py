@@ -21,6 +21,7 @@ from .posteriors import (
     categorical,
     gaussian,
 )
+from .sequence import Padded, padded
 
 __all__ = [
     "LOG_ZERO",
@@ -36,6 +37,7 @@ __all__ = [
     "Model",
     "MultivariateNormal",
     "Normal",
+    "Padded",
     "Params",
     "Posterior",
     "Reparameterized",
@@ -53,6 +55,7 @@ __all__ = [
     "is_feasible",
     "kl",
     "linalg",
+    "padded",
     "safe_log",
     "softplus",
     "sum_is_finite",

@@ -39,7 +39,7 @@ class ExactEncoder:
 
     def __call__(self, psi: Tree, y: Tree) -> Posterior:
         """The posterior of one datum under the parameters psi."""
-        return self.structure.posterior(lambda z: reduce(add, terms(self.log_joint, psi, z, y)))
+        return self.structure.posterior(lambda z: reduce(add, terms(self.log_joint, psi, z, y)), y)
 
     def e_step(self, theta: Tree, psi: Tree) -> Tree:
         """The exact E step, argmax over Ψ of L: the copy Ψ ← Θ."""

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -80,6 +80,6 @@ class bernoulli:  # noqa: N801 - reads as a function: exact(log_joint, bernoulli
     def __init__(self, *shape: int):
         object.__setattr__(self, "shape", shape)
 
-    def posterior(self, log_joint: Callable[[jax.Array], jax.Array]) -> Bernoulli:
+    def posterior(self, log_joint: Callable[[jax.Array], jax.Array], y: Any = None) -> Bernoulli:
         """The exact posterior: its log odds are the gradient of log_joint. Raises unless log_joint is affine."""
         return Bernoulli(affine_potentials(log_joint, self.shape))

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -82,6 +82,6 @@ class categorical:  # noqa: N801 - reads as a function: exact(log_joint, categor
             raise ValueError(f"shape: got {shape}, expected positive sizes, the last one the number of values")
         object.__setattr__(self, "shape", shape)
 
-    def posterior(self, log_joint: Callable[[jax.Array], jax.Array]) -> Categorical:
+    def posterior(self, log_joint: Callable[[jax.Array], jax.Array], y: Any = None) -> Categorical:
         """The exact posterior: its log potentials are the gradient of log_joint. Raises unless log_joint is affine."""
         return Categorical(affine_potentials(log_joint, self.shape))

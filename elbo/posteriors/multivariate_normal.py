@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -75,7 +75,7 @@ class gaussian:  # noqa: N801 - reads as a function: exact(log_joint, gaussian(2
 
     size: int
 
-    def posterior(self, log_joint: Callable[[jax.Array], jax.Array]) -> MultivariateNormal:
+    def posterior(self, log_joint: Callable[[jax.Array], jax.Array], y: Any = None) -> MultivariateNormal:
         """The exact posterior, with precision −Hessian. Raises unless log_joint is quadratic; NaN if not concave."""
         gradient, precision = quadratic_potentials(log_joint, self.size)
         # precision = U Uᵀ with U upper triangular, so that U⁻ᵀ is the lower factor of the covariance

@@ -42,6 +42,9 @@ class Posterior(Protocol):
 class Structure(Protocol):
     """The shape of a latent z, from which `exact` derives the posterior of a log_joint."""
 
-    def posterior(self, log_joint: Callable[[Tree], jax.Array]) -> Posterior:
-        """P(z|y) ∝ exp log_joint(z), for the log_joint of one datum as a function of z alone."""
+    def posterior(self, log_joint: Callable[[Tree], jax.Array], y: Tree = None) -> Posterior:
+        """P(z|y) ∝ exp log_joint(z), for the log_joint of one datum as a function of z alone.
+
+        y is that datum, for structures whose size depends on it (the length of a sequence).
+        """
         ...

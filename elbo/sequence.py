@@ -1,0 +1,49 @@
+"""Sequences of different lengths in one batch."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+Tree = Any
+
+
+class Padded(NamedTuple):
+    """One sequence, padded to T frames; a batch of them has a leading axis N. What stands in the padding is not looked at.
+
+    Attributes:
+      values: pytree of arrays [T, ...].
+      length: number of frames that count, an int scalar in 1..T.
+
+    >>> y = Padded(jnp.array([1.0, 2.0, jnp.nan]), jnp.array(2))
+    >>> y.mask().tolist(), y.clean().values.tolist()
+    ([True, True, False], [1.0, 2.0, 0.0])
+    """
+
+    values: Tree
+    length: jax.Array
+
+    @property
+    def frames(self) -> int:
+        """T."""
+        return jax.tree.leaves(self.values)[0].shape[0]
+
+    def mask(self) -> jax.Array:
+        """Which frames count, bool [T]."""
+        return jnp.arange(self.frames) < self.length
+
+    def clean(self) -> "Padded":
+        """The sequence with zeros in its padding."""
+        mask = self.mask()
+
+        def zero(leaf):
+            return jnp.where(mask.reshape(-1, *(1,) * (leaf.ndim - 1)), leaf, jnp.zeros((), leaf.dtype))
+
+        return self._replace(values=jax.tree.map(zero, self.values))
+
+
+def padded(y: Tree) -> Padded:
+    """A datum as a `Padded` sequence: itself, or one of full length whose leaves have a leading axis T."""
+    if isinstance(y, Padded):
+        return y
+    return Padded(y, jnp.asarray(jax.tree.leaves(y)[0].shape[0], jnp.int32))
