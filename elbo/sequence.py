@@ -9,7 +9,7 @@ Tree = Any
 
 
 class Padded(NamedTuple):
-    """One sequence, padded to T frames; a batch of them has a leading axis N. What stands in the padding is not looked at.
+    """One sequence, padded to T frames; a batch of them has a leading axis N. Its padding is not looked at.
 
     Attributes:
       values: pytree of arrays [T, ...].

@@ -1,20 +1,26 @@
 """Sums over data, a chunk at a time: the memory needed is that of one chunk."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
+from jax.extend.core import Jaxpr
 
 from elbo import Model, Params
 
 from .sharing import share
 
 Tree = Any
+ChunkSize = int | Literal["auto"] | None
+
+_PROBE = 127  # data: a prime, to tell the axes of the data from others
+_SMALLEST = 128
+_CPU_BYTES, _ACCELERATOR_BYTES = 3 << 20, 1 << 28
 
 
 def sum_over_chunks(
-    f: Callable[..., Tree], shared: Tree, ys: Tree, weights: jax.Array, keys: jax.Array | None, chunk_size: int | None
+    f: Callable[..., Tree], shared: Tree, ys: Tree, weights: jax.Array, keys: jax.Array | None, chunk_size: ChunkSize
 ) -> Tree:
     """Σ over chunks of `f(shared, ys, weights, keys)`, a pytree of sums over data weighted by weights.
 
@@ -22,12 +28,17 @@ def sum_over_chunks(
       f: additive in the data: a datum of weight 0 must add nothing.
       shared: pytree that every chunk reads.
       ys, weights, keys: the data, leading axis N; keys may be None.
-      chunk_size: data in a chunk; None for all at once. N need not be a multiple.
+      chunk_size: data in a chunk; None for all at once; "auto" for as many as the fast memory holds. N need not be a
+        multiple.
     """
     size = weights.shape[0]
-    if chunk_size is not None and chunk_size < 1:
-        raise ValueError(f"chunk_size: got {chunk_size}, expected a positive number of data, or None for all at once")
+    if chunk_size is not None and chunk_size != "auto" and chunk_size < 1:
+        raise ValueError(
+            f'chunk_size: got {chunk_size}, expected a positive number of data, "auto", or None for all at once'
+        )
     f = share(f)
+    if chunk_size == "auto":
+        chunk_size = automatic_size(f, shared, ys, weights, keys)
     if chunk_size is None or chunk_size >= size:
         return f(shared, ys, weights, keys)
 
@@ -40,6 +51,27 @@ def sum_over_chunks(
 
     zero = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), jax.eval_shape(f, shared, ys, weights, keys))
     return jax.lax.scan(chunk, zero, jnp.arange(0, size, chunk_size))[0]
+
+
+def automatic_size(f: Callable[..., Tree], shared: Tree, ys: Tree, weights: jax.Array, keys: jax.Array | None) -> int:
+    """How many data to look at in one go: so many that the largest array has 3 MB (a CPU's cache), at least 128.
+
+    On an accelerator 256 MB, for there it is the memory that counts. The arguments are those of `sum_over_chunks`.
+    """
+    if weights.shape[0] <= _SMALLEST:
+        return weights.shape[0]
+    few = jax.tree.map(lambda a: jax.ShapeDtypeStruct((_PROBE, *a.shape[1:]), a.dtype), (ys, weights, keys))
+    largest = _largest(jax.make_jaxpr(f)(shared, *few).jaxpr) / _PROBE
+    budget = _CPU_BYTES if jax.default_backend() == "cpu" else _ACCELERATOR_BYTES
+    return min(weights.shape[0], max(_SMALLEST, int(budget / largest) // _SMALLEST * _SMALLEST))
+
+
+def _largest(jaxpr: Jaxpr) -> int:
+    """Bytes of the largest array with an axis of the probe's length."""
+    arrays: list[Any] = [v.aval for eqn in jaxpr.eqns for v in eqn.outvars]
+    sizes = [a.size * a.dtype.itemsize for a in arrays if _PROBE in getattr(a, "shape", ())]
+    inner = [_largest(body) for eqn in jaxpr.eqns for body in jax.core.jaxprs_in_params(eqn.params)]
+    return max([1, *sizes, *inner])
 
 
 def screen(model: Model, ys: Tree, weights: jax.Array) -> tuple[Tree, jax.Array, jax.Array]:

@@ -8,6 +8,7 @@ import optax
 from elbo import Model, Params
 from elbo.estimators import Estimator
 
+from .chunks import ChunkSize
 from .em import exact_e_step
 from .gradient import Ascent, ascend
 from .rule import Rule
@@ -20,7 +21,7 @@ def eg_step(
     optimizer: optax.GradientTransformation,
     *,
     prior: Tree = None,
-    chunk_size: int | None = None,
+    chunk_size: ChunkSize = None,
     estimator: Estimator | None = None,
 ) -> Rule:
     """Ψ ← the exact posterior, then one optimiser step in Θ on E_q ln P_Θ(z, y) at that fixed q.
@@ -31,7 +32,7 @@ def eg_step(
       model: with an exact encoder; theta is any pytree of floating-point arrays and families.
       optimizer: an optax optimiser for theta. Line searches (`optax.lbfgs()`) are given ln P_Θ(y) to evaluate.
       prior: theta with each family replaced by a prior, or None.
-      chunk_size: data looked at in one go; all by default.
+      chunk_size: data looked at in one go; all by default; "auto" for as many as the fast memory holds.
       estimator: how to take the expectation; `Automatic` by default.
 
     >>> import elbo, jax.numpy as jnp

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from elbo import Model, Params, is_family
 from elbo.estimators import Estimator
 
+from .chunks import ChunkSize
 from .guard import keep_finite
 from .priors import add_prior, log_prior
 from .rule import Info, Rule
@@ -20,7 +21,7 @@ def em_step(
     model: Model,
     *,
     prior: Tree = None,
-    chunk_size: int | None = 1024,
+    chunk_size: ChunkSize = "auto",
     estimator: Estimator | None = None,
     keep: bool = False,
 ) -> Rule:
@@ -31,8 +32,8 @@ def em_step(
     Args:
       model: with an exact encoder, and families as the leaves of theta.
       prior: theta with each family replaced by a prior, such as `PseudoData`, or None (MAP-EM).
-      chunk_size: data looked at in one go, see `expected_statistics`. On a CPU the step is fastest where the largest
-        array of a chunk is about 2 MB: 256 data for 32 components in 64 dimensions, 2048 for 16 in 16.
+      chunk_size: data looked at in one go, see `expected_statistics`. By default as many as keep the largest array of a
+        chunk below 3 MB on a CPU (384 data for 32 components in 64 dimensions), below 256 MB elsewhere.
       estimator: how to take the expectation; `Automatic` by default.
       keep: what to do with leaves of theta that are not in a family and so have no closed form: raise, or keep them.
 

@@ -13,7 +13,7 @@ from elbo.estimators import Estimator
 from elbo.numerics import is_feasible
 from elbo.objective import batch_length, bound
 
-from .chunks import check_weights, screen, split, sum_over_chunks
+from .chunks import ChunkSize, check_weights, screen, split, sum_over_chunks
 from .guard import choose_finite
 from .priors import log_prior
 from .rule import Info
@@ -37,7 +37,7 @@ class Ascent(NamedTuple):
     optimizer: optax.GradientTransformation
     prior: Tree
     estimator: Estimator | None
-    chunk_size: int | None
+    chunk_size: ChunkSize
 
 
 class _Sums(NamedTuple):

@@ -13,7 +13,7 @@ from elbo.family import with_tap
 from elbo.numerics import is_feasible
 from elbo.objective import batch_length
 
-from .chunks import check_weights, screen, split, sum_over_chunks
+from .chunks import ChunkSize, check_weights, screen, split, sum_over_chunks
 from .priors import add_prior, flatten
 
 Tree = Any
@@ -43,7 +43,7 @@ def expected_statistics(
     weights: jax.Array | None = None,
     key: jax.Array | None = None,
     estimator: Estimator | None = None,
-    chunk_size: int | None = None,
+    chunk_size: ChunkSize = None,
 ) -> Statistics:
     """Σ_y w_y E_q[T(z, y)] for every family of Θ, with q = P_Ψ(z|y): the gradient of E_q ln P_Θ in the families' taps.
 
@@ -54,7 +54,8 @@ def expected_statistics(
       weights: [N], 1 by default.
       key: needed only if the estimator samples.
       estimator: how to take the expectation; `Automatic` by default.
-      chunk_size: data looked at in one go. The memory needed is that of one chunk; N need not be a multiple.
+      chunk_size: data looked at in one go, all by default; "auto" for as many as the fast memory holds. The memory
+        needed is that of one chunk; N need not be a multiple.
 
     Returns:
       `Statistics`, whose sums over parts of the data equal those of the whole.

@@ -8,6 +8,7 @@ import optax
 from elbo import Model, Params
 from elbo.estimators import Estimator
 
+from .chunks import ChunkSize
 from .gradient import Ascent, ascend
 from .rule import Rule
 
@@ -19,7 +20,7 @@ def vae_step(
     optimizer: optax.GradientTransformation,
     *,
     prior: Tree = None,
-    chunk_size: int | None = None,
+    chunk_size: ChunkSize = None,
     estimator: Estimator | None = None,
 ) -> Rule:
     """One optimiser step in (Ψ, Θ) on L, its gradient exact or sampled as the estimator says (Kingma & Welling 2014).
@@ -28,7 +29,7 @@ def vae_step(
       model: any; psi and theta are pytrees of floating-point arrays and families.
       optimizer: an optax optimiser for `Params(theta, psi)`.
       prior: theta with each family replaced by a prior, or None.
-      chunk_size: data looked at in one go; all by default.
+      chunk_size: data looked at in one go; all by default; "auto" for as many as the fast memory holds.
       estimator: how to take the expectation; by default the best that each term of log_joint allows,
         `Reparameterized()` for a network in z.
 

@@ -8,6 +8,7 @@ import optax
 from elbo import Model, Params
 from elbo.estimators import Estimator
 
+from .chunks import ChunkSize
 from .em import info_of, require_families
 from .gradient import Ascent, ascend
 from .guard import keep_finite
@@ -22,7 +23,7 @@ def vem_step(
     optimizer: optax.GradientTransformation,
     *,
     prior: Tree = None,
-    chunk_size: int | None = None,
+    chunk_size: ChunkSize = None,
     estimator: Estimator | None = None,
     keep: bool = False,
 ) -> Rule:
@@ -32,7 +33,7 @@ def vem_step(
       model: with any encoder, and families as the leaves of theta.
       optimizer: an optax optimiser for psi.
       prior: theta with each family replaced by a prior, or None.
-      chunk_size: data looked at in one go; all by default.
+      chunk_size: data looked at in one go; all by default; "auto" for as many as the fast memory holds.
       estimator: how to take the expectation; `Automatic` by default.
       keep: what to do with leaves of theta that are not in a family: raise, or keep them.
 

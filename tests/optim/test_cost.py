@@ -72,6 +72,19 @@ def test_a_million_data_need_the_memory_of_a_chunk():
     assert growth < 1e6 * 8  # at most the weights, one number a datum
 
 
+def test_automatic_chunks_hold_about_the_cache(x64):
+    params, ys = gaussian_mixture(5000, 64, 32)
+    data = jax.random.normal(jax.random.key(0), ys.shape, ys.dtype)
+    params = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), params)
+    model = mixture.model(32)
+    auto, whole = (optim.em_step(model, chunk_size=c) for c in ("auto", None))
+    # 64 x 32 numbers a datum: the chunk is the least, 128 data
+    assert compiled(auto, params, ys).memory_analysis().temp_size_in_bytes < 16e6
+    assert compiled(whole, params, ys).memory_analysis().temp_size_in_bytes > 80e6
+    got, expected = (jax.jit(r.update)(None, params, (), data)[0] for r in (auto, whole))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-9), got, expected)
+
+
 def test_chunks_share_the_likelihoods_of_encoder_and_log_joint():
     # in a loop the compiler would compute them twice; see optim.sharing
     params, ys = gaussian_mixture(4000, 16, 8)
@@ -90,8 +103,9 @@ def calls_lapack(program):
 @pytest.mark.parametrize("name", PROBLEMS)
 def test_no_program_calls_lapack(name):
     model, params, ys = start(name)
-    rules = [optim.em_step(model), optim.eg_step(model, optax.adam(1e-2)), optim.vae_step(model, optax.adam(1e-2))]
-    for rule in rules:
+    em, adam = optim.em_step(model), optax.adam(1e-2)
+    rules = [em, optim.eg_step(model, adam), optim.vem_step(model, adam), optim.vae_step(model, adam)]
+    for rule in [*rules, optim.chain(optim.repeat(em, 2), rules[1])]:
         assert not calls_lapack(compiled(rule, params, ys))
     evaluate = jax.jit(lambda p, y: (elbo.evidence(model)(p, y), elbo.decompose(model)(p, y)))
     assert not calls_lapack(evaluate.lower(params, ys).compile())
