@@ -6,51 +6,62 @@ from .estimators import Automatic, Enumerated, Estimator, Exact, Reparameterized
 from .exact import exact
 from .family import Family, is_family, tapped
 from .model import Model, Params
-from .numerics import LOG_ZERO, PRECISION, is_feasible, safe_log, softplus, sum_is_finite
+from .numerics import IMPOSSIBLE, LOG_ZERO, PRECISION, is_feasible, safe_log, softplus, sum_is_finite
 from .objective import Decomposition, decompose, elbo, evidence, kl
 from .platform import warn_if_unsound
 from .posteriors import (
     Bernoulli,
     Categorical,
+    Chain,
+    GaussianChain,
     MultivariateNormal,
     Normal,
+    Path,
     Posterior,
     Structure,
     StructureError,
     bernoulli,
     categorical,
+    chain,
     gaussian,
+    gaussian_chain,
 )
 from .sequence import Padded, padded
 
 __all__ = [
+    "IMPOSSIBLE",
     "LOG_ZERO",
     "PRECISION",
     "Automatic",
     "Bernoulli",
     "Categorical",
+    "Chain",
     "Decomposition",
     "Enumerated",
     "Estimator",
     "Exact",
     "Family",
+    "GaussianChain",
     "Model",
     "MultivariateNormal",
     "Normal",
     "Padded",
     "Params",
+    "Path",
     "Posterior",
     "Reparameterized",
     "Structure",
     "StructureError",
     "bernoulli",
     "categorical",
+    "chain",
     "check_model",
     "decompose",
     "elbo",
     "evidence",
     "exact",
     "gaussian",
+    "gaussian_chain",
     "is_family",
     "is_feasible",
     "kl",

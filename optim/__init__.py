@@ -5,7 +5,7 @@ from .eg import eg_step
 from .em import em_step
 from .fit import Fit, fit
 from .rule import Info, Rule, Update
-from .run import Reason, Run, run
+from .run import Reason, Run, best, run
 from .statistics import Statistics, expected_statistics, maximize
 from .vae import vae_step
 from .vem import vem_step
@@ -18,6 +18,7 @@ __all__ = [
     "Run",
     "Statistics",
     "Update",
+    "best",
     "chain",
     "eg_step",
     "em_step",

@@ -102,6 +102,19 @@ def run(
     return Run(params, state, history, jnp.asarray(steps, jnp.int32), reason.astype(jnp.int32))
 
 
+def best(runs: Run) -> Run:
+    """The run of a batch (made by vmap over starts) whose last objective is the highest; NaN never wins.
+
+    >>> one = Run(jnp.arange(2.0), (), None, jnp.array([1, 1]), jnp.zeros(2))
+    >>> history = Info(*[jnp.array([[-3.0], [-1.0]])] * 6)
+    >>> best(one._replace(history=history)).params.tolist()
+    1.0
+    """
+    last = jnp.take_along_axis(runs.history.objective, jnp.maximum(runs.steps - 1, 0)[:, None], axis=1)[:, 0]
+    winner = jnp.argmax(jnp.where(jnp.isnan(last), -jnp.inf, last))
+    return jax.tree.map(lambda leaf: leaf[winner], runs)
+
+
 def loop(rule, params, state, ys, key, weights, tolerance, first, limit, last, rejections, size: int) -> Run:
     """What `run` and `fit` have in common: at most `limit` steps, a while loop with a history of `size` entries.
 

@@ -2,7 +2,10 @@
 
 from .bernoulli import Bernoulli, bernoulli
 from .categorical import Categorical, categorical
+from .chain import Chain, chain
+from .chain_path import Path
 from .derive import StructureError
+from .gaussian_chain import GaussianChain, gaussian_chain
 from .multivariate_normal import MultivariateNormal, gaussian
 from .normal import Normal
 from .protocol import Posterior, Structure
@@ -10,12 +13,17 @@ from .protocol import Posterior, Structure
 __all__ = [
     "Bernoulli",
     "Categorical",
+    "Chain",
+    "GaussianChain",
     "MultivariateNormal",
     "Normal",
+    "Path",
     "Posterior",
     "Structure",
     "StructureError",
     "bernoulli",
     "categorical",
+    "chain",
     "gaussian",
+    "gaussian_chain",
 ]

@@ -1,19 +1,25 @@
 """The exact posterior as a derivative of log_joint: potentials of an affine one, moments of a quadratic one."""
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from ..polynomial import degree
 
+Tree = Any
+
 
 class StructureError(ValueError):
     """A log_joint does not have the structure in z that a closed form needs."""
 
 
-def affine_potentials(log_joint: Callable[[jax.Array], jax.Array], shape: tuple[int, ...]) -> jax.Array:
-    """Log potentials of P(z|y), z an indicator [*shape]: the gradient of an affine log_joint. Raises if it is not."""
+def affine_potentials(log_joint: Callable[[Tree], jax.Array], shape: Tree) -> Tree:
+    """Log potentials of P(z|y), z an indicator [*shape]: the gradient of an affine log_joint. Raises if it is not.
+
+    shape is a tuple of numbers, or a pytree (a NamedTuple, say) of such tuples.
+    """
     z = template(log_joint, shape)
     if degree(log_joint, z) != 1:
         raise StructureError(
@@ -36,15 +42,22 @@ def quadratic_potentials(log_joint: Callable[[jax.Array], jax.Array], size: int)
     return jax.grad(log_joint)(z), -jax.hessian(log_joint)(z)
 
 
-def template(log_joint: Callable[[jax.Array], jax.Array], shape: tuple[int, ...]) -> jax.Array:
-    """Zeros [*shape] of the dtype that log_joint computes in. Raises unless that is one floating-point scalar."""
-    out = jax.eval_shape(log_joint, jax.ShapeDtypeStruct(shape, jnp.float32))
+def template(log_joint: Callable[[Tree], jax.Array], shape: Tree) -> Tree:
+    """Zeros [*shape] of the dtype that log_joint computes in. Raises unless that is one floating-point scalar.
+
+    shape is a tuple of numbers, or a pytree (a NamedTuple, say) of such tuples.
+    """
+
+    def fill(leaf):
+        return jax.tree.map(leaf, shape, is_leaf=lambda node: type(node) is tuple)
+
+    out = jax.eval_shape(log_joint, fill(lambda s: jax.ShapeDtypeStruct(s, jnp.float32)))
     if out.shape != () or not jnp.issubdtype(out.dtype, jnp.floating):
         raise ValueError(
             f"log_joint: returned {out.dtype}{list(out.shape)} for one datum, expected a floating-point scalar (or a "
             "tuple of scalars). log_joint sees one datum without a batch axis; sum over its own axes"
         )
-    return _varying(jnp.zeros(shape, out.dtype), out)
+    return fill(lambda s: _varying(jnp.zeros(s, out.dtype), out))
 
 
 def origin(f: Callable[[jax.Array], jax.Array], z: jax.Array) -> jax.Array:

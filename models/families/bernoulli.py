@@ -75,6 +75,10 @@ class Bernoulli:
         """Statistics of no data."""
         return Statistics(jnp.zeros_like(self.logits), jnp.zeros_like(self.logits))
 
+    def free_parameters(self) -> int:
+        """How many free numbers the batch of components has."""
+        return self.logits.size
+
     def empty(self, statistics: Statistics) -> jax.Array:
         """Components without data, bool [*batch]."""
         return jnp.sum(statistics.zeros + statistics.ones, -1) <= 0

@@ -5,8 +5,9 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from elbo import LOG_ZERO, PRECISION, safe_log, tapped
+from elbo import IMPOSSIBLE, LOG_ZERO, PRECISION, safe_log, tapped
 
 
 @jax.tree_util.register_dataclass
@@ -74,6 +75,11 @@ class Categorical:
     def zero_statistics(self) -> jax.Array:
         """Statistics of no data."""
         return jnp.zeros_like(self.logits)
+
+    def free_parameters(self) -> int:
+        """How many free numbers: the probabilities that are not 0, less one for each distribution; not under jit."""
+        possible = np.sum(np.asarray(self.logits) > IMPOSSIBLE, -1)
+        return int(np.sum(np.maximum(possible - 1, 0)))
 
     def empty(self, statistics: jax.Array) -> jax.Array:
         """Distributions without data, bool [*batch]."""

@@ -131,6 +131,10 @@ class LinearGaussian:
         )
         return Statistics(moment, cross, jnp.zeros_like(self.log_scale), count)
 
+    def free_parameters(self) -> int:
+        """How many free numbers the batch of components has."""
+        return self.weights.size + self.bias.size + self.log_scale.size
+
     def empty(self, statistics: Statistics) -> jax.Array:
         """Components without data, bool [*batch]."""
         return statistics.moment[..., 0, 0] <= 0

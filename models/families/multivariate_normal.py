@@ -130,6 +130,12 @@ class MultivariateNormal:
         zeros = jnp.zeros(self.batch_shape, self.mean.dtype)
         return Statistics(zeros, jnp.zeros_like(self.mean), jnp.zeros_like(self.root), zeros)
 
+    def free_parameters(self) -> int:
+        """How many free numbers the batch of components has."""
+        triangle = self.event_size * (self.event_size + 1) // 2
+        covariances = self.root.size if self.covariance_type == "spherical" else self.root.size // self.event_size**2
+        return self.mean.size + covariances * (1 if self.covariance_type == "spherical" else triangle)
+
     def empty(self, statistics: Statistics) -> jax.Array:
         """Components without data, bool [*batch]."""
         return statistics.count <= 0

@@ -87,6 +87,10 @@ class Normal:
         zeros = jnp.zeros_like(self.mean)
         return Statistics(zeros[..., 0], zeros, zeros, zeros[..., 0])
 
+    def free_parameters(self) -> int:
+        """How many free numbers the batch of components has."""
+        return self.mean.size + self.log_scale.size
+
     def empty(self, statistics: Statistics) -> jax.Array:
         """Components without data, bool [*batch]."""
         return statistics.count <= 0

@@ -82,6 +82,10 @@ class Poisson:
         """Statistics of no data."""
         return Statistics(jnp.zeros_like(self.log_rate[..., 0]), jnp.zeros_like(self.log_rate))
 
+    def free_parameters(self) -> int:
+        """How many free numbers the batch of components has."""
+        return self.log_rate.size
+
     def empty(self, statistics: Statistics) -> jax.Array:
         """Components without data, bool [*batch]."""
         return statistics.count <= 0

@@ -1,0 +1,167 @@
+"""Chains of K states: the posterior of a hidden Markov model, and the linear-chain conditional random field."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import jax
+import jax.numpy as jnp
+
+from ..numerics import IMPOSSIBLE, LOG_ZERO
+from ..sequence import padded
+from . import chain_log, chain_passes
+from .chain_path import Path, clean, inner
+from .derive import affine_potentials
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Chain:
+    """A distribution of paths: P(z_1 … z_L) ∝ exp(initial[z_1] + Σ_t transition[z_t, z_{t+1}] + Σ_t states[t, z_t]).
+
+    One sequence; batches are made by vmap. z is a `Path`. Log potentials may be any numbers; −∞ counts as `LOG_ZERO`.
+    Those beyond the length are not looked at. A chain without a possible path has ln Z = `LOG_ZERO`, marginals zero
+    and no gradient.
+
+    Args:
+      initial: [K], floating point.
+      transition: [K, K], from row to column, or [T-1, K, K], one for each step.
+      states: [T, K].
+      length: L, an int scalar in 1..T. A concrete one out of range raises, a traced one gives NaN.
+
+    >>> q = Chain(jnp.zeros(2), jnp.log(jnp.array([[3.0, 1.0], [1.0, 3.0]])), jnp.zeros((3, 2)), jnp.array(2))
+    >>> q.log_partition().tolist(), q.mean().transitions.tolist()  # 8 = 3 + 1 + 1 + 3
+    (2.0794, [[0.375, 0.125], [0.125, 0.375]])
+    >>> q.mean().states.tolist(), q.entropy().tolist()
+    ([[0.5, 0.5], [0.5, 0.5], [0.0, 0.0]], 1.2555)
+    """
+
+    initial: jax.Array
+    transition: jax.Array
+    states: jax.Array
+    length: jax.Array
+    reparameterized: ClassVar[bool] = False
+
+    def log_partition(self) -> jax.Array:
+        """ln Z = ln Σ_z exp ⟨potentials, z⟩, a scalar; its gradient is `mean()`. O(T K²)."""
+        return chain_passes.log_partition(*self._clean())
+
+    def mean(self) -> Path:
+        """Marginals: P(z_1), expected transitions (of each step, or summed), P(z_t). O(T K²)."""
+        return chain_passes.smooth(*self._clean())[1]
+
+    def entropy(self) -> jax.Array:
+        """−Σ P ln P = ln Z − ⟨potentials, mean⟩, nats.
+
+        `LOG_ZERO` for an impossible chain: its marginals are zero, so that energy + entropy is that of the datum.
+        """
+        potentials, length = self._clean()
+        log_z, marginals = chain_passes.smooth(potentials, length)
+        possible = Path(*(jnp.where(a <= IMPOSSIBLE, 0, a) for a in potentials))
+        return log_z - inner(possible, marginals)
+
+    def log_prob(self, path: Path) -> jax.Array:
+        """ln P(path), nats; affine in the path, of which a mean may take the place."""
+        potentials, length = self._clean()
+        log_z = chain_passes.log_partition(potentials, length)
+        return inner(potentials, path) - jnp.where(log_z <= IMPOSSIBLE, 0, log_z)
+
+    def mode(self) -> Path:
+        """The most probable path (Viterbi)."""
+        return self.path(chain_log.best(*self._clean()))
+
+    def best(self) -> tuple[jax.Array, jax.Array]:
+        """States of the most probable path, int [T] with -1 in the padding, and its log potential, nats (Viterbi)."""
+        potentials, length = self._clean()
+        states = chain_log.best(potentials, length)
+        return states, inner(potentials, self.path(states))
+
+    def sample(self, key: jax.Array) -> Path:
+        """One path, exactly from P: the states forwards, filtered, then drawn backwards. O(T K²)."""
+        # a key for each frame: draws do not depend on the amount of padding
+        keys = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(self.states.shape[0]))
+        noise = jax.vmap(lambda k: jax.random.gumbel(k, self.initial.shape, self.states.dtype))(keys)
+        return self.path(chain_log.sample(*self._clean(), noise))
+
+    def path(self, states: jax.Array) -> Path:
+        """The indicator of states [T], integers; what they are in the padding does not matter.
+
+        >>> q = Chain(jnp.zeros(2), jnp.zeros((2, 2)), jnp.zeros((3, 2)), jnp.array(3))
+        >>> q.path(jnp.array([0, 0, 1])).transitions.tolist()
+        [[1.0, 1.0], [0.0, 0.0]]
+        """
+        frames, size = self.states.shape
+        if jnp.shape(states) != (frames,) or not jnp.issubdtype(jnp.result_type(states), jnp.integer):
+            raise ValueError(
+                f"states: got {jnp.result_type(states)}{list(jnp.shape(states))}, expected integers [{frames}], the "
+                "state of each frame; use jax.vmap over a batch of chains"
+            )
+        states = jnp.where(jnp.arange(frames) < self.length, states, -1)
+        each = jax.nn.one_hot(states, size, dtype=self.states.dtype)
+        pairs = "ti,tj->ij" if self.transition.ndim == 2 else "ti,tj->tij"
+        return Path(each[0], jnp.einsum(pairs, each[:-1], each[1:]), each)
+
+    def filtered(self) -> jax.Array:
+        """ln P(z_t | potentials of the frames up to t), [T, K]; `LOG_ZERO` in the padding and where P is impossible."""
+        potentials, length = self._clean()
+        _, alpha, peaks = chain_log.forward(potentials, length)
+        seen = (jnp.cumsum(peaks) > IMPOSSIBLE) & (jnp.arange(peaks.size) < length)
+        return jnp.where(seen[:, None], jax.nn.log_softmax(alpha, axis=-1), LOG_ZERO)
+
+    def _clean(self) -> tuple[Path, jax.Array]:
+        _check(self)
+        return clean(Path(self.initial, self.transition, self.states), self.length), self.length
+
+
+@dataclass(frozen=True)
+class chain:  # noqa: N801 - reads as a function: exact(log_joint, chain(3))
+    """Structure of a path through `states` states, as long as the datum: `chain(K)`. log_joint reads a `Path`.
+
+    The datum is a `Padded` sequence, or a pytree with a leading axis T of full length.
+
+    Args:
+      states: K.
+      homogeneous: whether log_joint reads summed transition counts [K, K]; otherwise each step's, [T-1, K, K].
+
+    >>> log_joint = lambda z: jnp.sum(z.states[:, 1]) - 2 * z.initial[1]
+    >>> q = chain(2).posterior(log_joint, jnp.zeros((4, 1)))
+    >>> q.best()[0].tolist(), q.best()[1].tolist()
+    ([0, 1, 1, 1], 3.0)
+    """
+
+    states: int
+    homogeneous: bool = True
+
+    def __post_init__(self):
+        if self.states < 1:
+            raise ValueError(f"states: got {self.states}, expected a positive number of states")
+
+    def posterior(self, log_joint: Callable[[Path], jax.Array], y: Any = None) -> Chain:
+        """The exact posterior: its log potentials are the gradient of log_joint. Raises unless log_joint is affine."""
+        if y is None:
+            raise ValueError("y: got None, expected a sequence: the number of frames is read off it")
+        sequence = padded(y)
+        size, frames = self.states, sequence.frames
+        pairs = (size, size) if self.homogeneous else (frames - 1, size, size)
+        return Chain(*affine_potentials(log_joint, Path((size,), pairs, (frames, size))), sequence.length)
+
+
+def _check(q: Chain) -> None:
+    shapes = [jnp.shape(a) for a in (q.initial, q.transition, q.states)]
+    frames, size = shapes[2] if len(shapes[2]) == 2 else (0, 0)
+    pairs = [(size, size), (frames - 1, size, size)]
+    if frames < 1 or size < 1 or shapes[0] != (size,) or shapes[1] not in pairs:
+        raise ValueError(
+            f"initial, transition, states: got shapes {[list(s) for s in shapes]}, expected [K], [K, K] or [T-1, K, K], "
+            "and [T, K] with T, K >= 1; use jax.vmap over a batch of chains"
+        )
+    dtypes = [jnp.result_type(a) for a in (q.initial, q.transition, q.states)]
+    if any(not jnp.issubdtype(d, jnp.floating) for d in dtypes):
+        raise ValueError(f"initial, transition, states: got {[str(d) for d in dtypes]}, expected floating-point numbers")
+    if jnp.shape(q.length) != () or not jnp.issubdtype(jnp.result_type(q.length), jnp.integer):
+        raise ValueError(
+            f"length: got {jnp.result_type(q.length)}{list(jnp.shape(q.length))}, expected an int scalar, the number of "
+            "frames; use jax.vmap over a batch of chains"
+        )
+    if not isinstance(q.length, jax.core.Tracer) and not 1 <= int(q.length) <= frames:
+        raise ValueError(f"length: got {int(q.length)}, expected 1 to {frames}, the frames of states; drop empty sequences")

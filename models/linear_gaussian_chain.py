@@ -1,0 +1,278 @@
+"""Linear-Gaussian chains (the Kalman model): a latent vector that moves linearly in time, seen through a linear map."""
+
+from functools import partial
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+import elbo
+from elbo.linalg import cholesky, matmul, triangular_inverse
+
+from .families import LinearGaussian, MultivariateNormal
+
+Missing = Literal["frames", "entries", "none"]
+
+
+class Theta(NamedTuple):
+    """Parameters of z_1 ~ initial, z_{t+1} = A z_t + b + noise, y_t = C z_t + d + noise; noise of any family diagonal.
+
+    A full covariance of the latent noise would add nothing: a linear map of z makes it diagonal.
+
+    Attributes:
+      initial: `MultivariateNormal` in D dimensions.
+      transition: `LinearGaussian`, weights [D, D].
+      observation: `LinearGaussian`, weights [E, D]; or E of them, one for each entry of y_t, weights [E, 1, D]: then
+        entries may be missing one by one, and EM keeps second moments of z for each.
+    """
+
+    initial: MultivariateNormal
+    transition: LinearGaussian
+    observation: LinearGaussian
+
+
+class Filtered(NamedTuple):
+    """What is known of each frame from those up to it; in missing frames and in the padding, a forecast.
+
+    Attributes:
+      mean: E[z_t | y_1..t], [T, D].
+      covariance: Cov(z_t | y_1..t), [T, D, D].
+      log_likelihood: ln P(y_t | y_1..t-1), [T], nats; 0 where nothing is observed. Its sum is ln P(y).
+    """
+
+    mean: jax.Array
+    covariance: jax.Array
+    log_likelihood: jax.Array
+
+
+class Prediction(NamedTuple):
+    """What is known of each observation from those before it.
+
+    Attributes:
+      mean: E[y_t | y_1..t-1], [T, E].
+      covariance: Cov(y_t | y_1..t-1), [T, E, E].
+    """
+
+    mean: jax.Array
+    covariance: jax.Array
+
+
+def log_joint(theta: Theta, z: jax.Array, y: Any, missing: Missing = "frames") -> tuple[jax.Array, ...]:
+    """ln P(z_1), Σ_t ln P(z_{t+1} | z_t) and Σ_t ln P(y_t | z_t) of one sequence, in nats; y with holes marginalised.
+
+    Args:
+      theta: the parameters.
+      z: [T, D].
+      y: [T, E], or `elbo.Padded` of that; NaN is a missing observation.
+      missing: "frames" if whole frames may be missing, "entries" if each entry may (needs observation weights
+        [E, 1, D]), "none" if nothing is. A NaN in any other place makes the result NaN.
+    """
+    y = elbo.padded(y)
+    _check(theta, z, y.values, missing)
+    mask, values = y.mask(), y.clean().values
+    absent = jnp.isnan(values) if missing != "none" else jnp.zeros(values.shape, bool)
+    if missing == "frames":
+        absent = jnp.all(absent, -1, keepdims=True)
+    emissions = jax.vmap(partial(_emission, theta.observation))(jnp.where(absent, 0, values), z)
+    steps = jax.vmap(theta.transition.log_prob)(z[1:], z[:-1])
+    return (
+        theta.initial.log_prob(z[0]),
+        jnp.sum(jnp.where(mask[1:], steps, 0)),
+        jnp.sum(jnp.where(mask[:, None] & ~absent, emissions, 0)),
+    )
+
+
+def model(latent: int, *, missing: Missing = "frames") -> elbo.Model:
+    """The chain with its exact posterior over z [T, latent], an `elbo.GaussianChain`. A datum is one sequence.
+
+    Args:
+      latent: D.
+      missing: what NaN may stand for, see `log_joint`; a NaN elsewhere makes a sequence unusable (`info.dropped`). With
+        "none", sequences of full length (arrays [N, T, E]) share one factorisation, since the precision of the
+        posterior does not depend on y.
+    """
+    joint = partial(log_joint, missing=missing)
+    return elbo.Model(joint, elbo.exact(joint, elbo.gaussian_chain(latent)), partial(_usable, missing))
+
+
+def init(key: jax.Array, ys: Any, latent: int, *, missing: Missing = "frames") -> elbo.Params:
+    """Small random loadings around the data's mean, on latents that forget at different rates.
+
+    Args:
+      key: PRNG key.
+      ys: sequences, [N, T, E] or `elbo.Padded` with values of that shape; NaN is missing, infinities are not looked at.
+      latent: D.
+      missing: as in `model`.
+
+    >>> ys = jax.random.normal(jax.random.key(0), (2, 9, 3)).at[0, 4].set(jnp.nan)
+    >>> params = init(jax.random.key(1), ys, 2)
+    >>> elbo.evidence(model(2))(params, ys).shape
+    (2,)
+    """
+    ys = ys if isinstance(ys, elbo.Padded) else elbo.Padded(jnp.asarray(ys), jnp.full(len(ys), jnp.shape(ys)[1]))
+    values = ys.values
+    if values.ndim != 3 or not jnp.issubdtype(values.dtype, jnp.floating):
+        raise ValueError(f"ys: got {values.dtype}{list(values.shape)}, expected floating-point sequences [N, T, E]")
+    usable = jax.vmap(elbo.Padded.mask)(ys)[..., None] & jnp.isfinite(values)
+    values = jnp.where(usable, values, jnp.nan)
+    spread = jnp.nan_to_num(jnp.nanstd(values, (0, 1)))
+    typical = jnp.maximum(jnp.sqrt(jnp.mean(spread**2)), jnp.finfo(values.dtype).tiny)
+    floor = 1e-3 * typical
+    weights = 0.3 * typical * jax.random.normal(key, (values.shape[-1], latent), values.dtype)
+    bias, scale = jnp.nan_to_num(jnp.nanmean(values, (0, 1))), jnp.maximum(spread, floor)
+    if missing == "entries":
+        weights, bias, scale = weights[:, None], bias[:, None], scale[:, None]
+    rates = jnp.linspace(0.95, 0.5, latent, dtype=values.dtype)
+    centre = jnp.zeros(latent, values.dtype)
+    theta = Theta(
+        MultivariateNormal.create(centre, jnp.eye(latent, dtype=values.dtype), floor=1e-3),
+        LinearGaussian.create(jnp.diag(rates), centre, jnp.sqrt(1 - rates**2), floor=1e-3),
+        LinearGaussian.create(weights, bias, scale, floor=floor),
+    )
+    return elbo.Params(theta, jax.tree.map(jnp.copy, theta))
+
+
+def sample(key: jax.Array, theta: Theta, frames: int, count: int) -> tuple[jax.Array, jax.Array]:
+    """Draws of sequences: z [count, T, D], y [count, T, E].
+
+    >>> ys = jax.random.normal(jax.random.key(0), (2, 9, 3))
+    >>> z, y = sample(jax.random.key(2), init(jax.random.key(1), ys, 2).theta, 5, 4)
+    >>> z.shape, y.shape
+    ((4, 5, 2), (4, 5, 3))
+    """
+
+    def one(key):
+        first, *keys = jax.random.split(key, 3)
+        z = theta.initial.sample(first)
+
+        def step(z, key):
+            after = theta.transition.sample(key, z)
+            return after, after
+
+        rest = jax.lax.scan(step, z, jax.random.split(keys[0], frames)[1:])[1]
+        z = jnp.concatenate([z[None], rest])
+        y = jax.vmap(theta.observation.sample)(jax.random.split(keys[1], frames), z)
+        return z, y.reshape(frames, -1)
+
+    return jax.vmap(one)(jax.random.split(key, count))
+
+
+def smooth(theta: Theta, y: Any) -> elbo.GaussianChain:
+    """P(z | y) of one sequence y [T, E] or `Padded`: mean(), covariances(), cross_covariances(), sample(key)."""
+    missing: Missing = "entries" if theta.observation.batch_shape else "frames"
+    structure = elbo.gaussian_chain(theta.transition.event_size)
+    return structure.posterior(lambda z: sum(log_joint(theta, z, y, missing), jnp.zeros(())), y)
+
+
+def filter(theta: Theta, y: Any) -> Filtered:
+    """Means and covariances of each frame given those up to it, and ln P(y_t | y_1..t-1).
+
+    The Kalman filter (1960), with the measurement in square roots: no covariance of y is factorised, and none of z
+    is a difference. O(T (D³ + D² E)).
+
+    Args:
+      theta: the parameters.
+      y: one sequence [T, E] or `Padded`; NaN is a missing entry. Frames in the padding are forecasts.
+
+    >>> one = jnp.ones((1, 1))
+    >>> walk = LinearGaussian.create(one, jnp.zeros(1), jnp.ones(1))
+    >>> theta = Theta(MultivariateNormal.create(jnp.zeros(1), one), walk, walk)
+    >>> filtered = filter(theta, jnp.array([[2.0], [jnp.nan]]))
+    >>> filtered.mean[:, 0].tolist(), filtered.covariance[:, 0, 0].tolist()
+    ([1.0, 1.0], [0.5, 1.5])
+    """
+    return _filter(theta, y)[0]
+
+
+def predict_one_step(theta: Theta, y: Any) -> Prediction:
+    """The distribution of each y_t given the frames before it; frames in the padding are forecasts from all others.
+
+    Args:
+      theta: the parameters.
+      y: one sequence [T, E] or `Padded`; NaN is missing.
+    """
+    _, mean, covariance = _filter(theta, y)
+    weights, _, scale = _observation(theta)
+    noise = jnp.diag(scale**2)
+    return Prediction(
+        jax.vmap(theta.observation.mean)(mean).reshape(mean.shape[0], -1),
+        matmul(matmul(weights, covariance), weights.T) + noise,
+    )
+
+
+def _filter(theta: Theta, y: Any) -> tuple[Filtered, jax.Array, jax.Array]:
+    """The filter, and the means [T, D] and covariances [T, D, D] of z_t given the frames before t."""
+    y = elbo.padded(y)
+    values = jnp.where(y.mask()[:, None], y.values, jnp.nan)
+    _check(theta, jnp.zeros((y.frames, theta.transition.event_size), theta.initial.mean.dtype), values, "frames")
+    weights, log_scale, scale = _observation(theta)
+    identity = jnp.eye(weights.shape[1], dtype=weights.dtype)
+
+    def step(carry, y):
+        mean, covariance = carry
+        seen = ~jnp.isnan(y)
+        half = cholesky(covariance)
+        rows = jnp.where(seen[:, None], matmul(weights, half) / scale[:, None], 0)
+        r = jnp.where(seen, (jnp.where(seen, y, 0) - theta.observation.mean(mean).reshape(-1)) / scale, 0)
+        inner = triangular_inverse(cholesky(identity + matmul(rows.T, rows)))
+        root = matmul(half, inner.T)
+        gain = matmul(inner, matmul(rows.T, r[:, None]))[:, 0]
+        new = mean + matmul(root, gain[:, None])[:, 0]
+        variance = matmul(root, root.T)
+        constant = jnp.sum(jnp.where(seen, log_scale + 0.5 * jnp.log(2 * jnp.pi), 0))
+        value = jnp.sum(jnp.log(jnp.diagonal(inner))) - 0.5 * (jnp.sum(r**2) - jnp.sum(gain**2)) - constant
+        ahead = matmul(matmul(theta.transition.weights, variance), theta.transition.weights.T)
+        noise = jnp.diag(theta.transition.scale() ** 2)
+        return (theta.transition.mean(new), ahead + noise), (Filtered(new, variance, value), mean, covariance)
+
+    return jax.lax.scan(step, (theta.initial.mean, theta.initial.covariance()), values)[1]
+
+
+def _observation(theta: Theta) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Weights [E, D], log scales [E] and scales [E], whether the entries are regressions of their own or not."""
+    scale = theta.observation.scale().reshape(-1)
+    return theta.observation.weights.reshape(scale.size, -1), jnp.log(scale), scale
+
+
+def _emission(observation: LinearGaussian, y: jax.Array, z: jax.Array) -> jax.Array:
+    """ln P(y_t | z_t) of one frame, [1], or of each of its entries, [E]."""
+    if not observation.batch_shape:
+        return observation.log_prob(y, z)[None]
+    axes: Any = LinearGaussian(0, 0, 0, None, None, 0)  # type: ignore[arg-type]  # what vmap runs over
+    return jax.vmap(lambda entry, y: entry.log_prob(y[None], z), (axes, 0))(observation, y)
+
+
+def _usable(missing: Missing, y: Any) -> jax.Array:
+    y = elbo.padded(y)
+    values = y.clean().values
+    absent = jnp.isnan(values)
+    if missing == "none":
+        wrong = jnp.any(absent)
+    elif missing == "frames":
+        wrong = jnp.any(jnp.any(absent, -1) & ~jnp.all(absent, -1))
+    else:
+        wrong = jnp.zeros((), bool)
+    return ~wrong & ~jnp.any(jnp.isinf(values)) & (y.length >= 1) & (y.length <= y.frames)
+
+
+def _check(theta: Theta, z: jax.Array, values: jax.Array, missing: Missing) -> None:
+    """Raises where shapes do not match."""
+    if missing not in ("frames", "entries", "none"):
+        raise ValueError(f'missing: got {missing!r}, expected "frames", "entries" or "none"')
+    size, entries = theta.transition.event_size, theta.observation.batch_shape
+    if missing == "entries" and not entries:
+        raise ValueError(
+            f"theta.observation: got weights {list(theta.observation.weights.shape)}, expected [E, 1, D] where single "
+            'entries may be missing; use init(..., missing="entries")'
+        )
+    width = entries[0] if entries else theta.observation.event_size
+    if z.ndim != 2 or z.shape[1] != size or theta.observation.input_size != size:
+        raise ValueError(
+            f"z: got {list(z.shape)}, expected [T, {size}] for a transition of {size} latents and an observation of "
+            f"{theta.observation.input_size}"
+        )
+    if values.shape != (z.shape[0], width) or not jnp.issubdtype(values.dtype, jnp.floating):
+        raise ValueError(
+            f"y: got {values.dtype}{list(values.shape)}, expected floating point {[z.shape[0], width]}: one sequence. "
+            "Use jax.vmap over a batch of sequences, and y[..., None] for scalar frames"
+        )

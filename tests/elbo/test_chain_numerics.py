@@ -1,0 +1,190 @@
+"""Chains on which rescaling usually fails: what falls far behind and later wins, or is the only way to the end."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from elbo import LOG_ZERO, Chain
+from elbo.posteriors import chain_log, chain_passes, chain_scaled
+
+from .chains import smoothed
+
+FRAMES, STATES = 7, 4
+
+
+def left_to_right(rng, gap):
+    """The last state fits best from the first frame on, but can be reached only at the end, or never."""
+    transition = np.where(np.triu(np.ones((STATES, STATES))) - np.triu(np.ones((STATES, STATES)), 2) > 0, 0.0, LOG_ZERO)
+    emission = rng.normal(size=(FRAMES, STATES))
+    emission[:, -1] += gap
+    initial = np.array([0.0] + [LOG_ZERO] * (STATES - 1))
+    if rng.random() < 0.5:
+        transition[STATES - 2, STATES - 1] = LOG_ZERO
+    return initial, transition, emission
+
+
+def reversing(rng, gap):
+    """Blocks that do not communicate; now one is ahead by the gap, now the other."""
+    block = np.arange(STATES) % 2
+    transition = np.where(block[:, None] == block, rng.normal(size=(STATES, STATES)), LOG_ZERO)
+    lead = gap * rng.choice([-1, 1, 2.5, -2.5], size=FRAMES)
+    return rng.normal(size=STATES), transition, rng.normal(size=(FRAMES, STATES)) + np.outer(lead, block)
+
+
+def hard_zeros(rng, gap):
+    """Zeros in every place; often no path is left."""
+    draw = lambda *shape: np.where(rng.random(shape) < 0.35, LOG_ZERO, gap / 10 * rng.normal(size=shape))
+    return draw(STATES), draw(STATES, STATES), draw(FRAMES, STATES)
+
+
+def rough(rng, gap):
+    """Everything is possible, hardly anything is probable."""
+    draw = lambda *shape: -gap * rng.random(shape) ** 3
+    return draw(STATES), draw(STATES, STATES), draw(FRAMES, STATES)
+
+
+KINDS = [left_to_right, reversing, hard_zeros, rough]
+
+
+@jax.jit
+@jax.vmap
+def passes(q):
+    p, n = q._clean()
+    return {
+        "value": chain_passes.log_partition(p, n),
+        "smooth": chain_passes.smooth(p, n),
+        "log": chain_log.smooth(p, n),
+        "parallel": chain_log.parallel(p, n),
+        "scaled": chain_scaled.smooth(p, n),
+        "scaled value": chain_scaled.log_partition(p, n),
+    }
+
+
+def check(q, seen):
+    """All passes agree with float64 in log space; the scaled ones at least where they say so."""
+    log_z, marginals = smoothed(q)
+    parts = [np.abs(a[a > 1e-6 * LOG_ZERO]).max(initial=0) for a in (np.asarray(q.initial), q.transition, q.states)]
+    # each frame rounds numbers as large as the potentials a few times
+    error = 8 * q.states.shape[0] * float(jnp.finfo(q.states.dtype).eps) * (1 + max(parts))
+
+    def same(value, log_z=log_z):
+        if log_z == -np.inf:
+            assert value == q.states.dtype.type(LOG_ZERO)
+        else:
+            np.testing.assert_allclose(value, log_z, atol=error * (1 + q.states.shape[0]))
+
+    def same_marginals(path):
+        for a, b in zip(path, marginals, strict=True):
+            np.testing.assert_allclose(a, b, atol=min(error, 0.01))
+
+    same(seen["value"])
+    for name in ("smooth", "log", "parallel"):
+        value, path = seen[name]
+        same(value)
+        same_marginals(path)
+    (value, path), right = seen["scaled"]
+    if right:
+        assert log_z > -np.inf
+        same(value)
+        same_marginals(path)
+    value, right_alone = seen["scaled value"]
+    if right_alone:
+        same(value)
+    return bool(right), bool(right_alone)
+
+
+def batch(kind, seed, gap, dtype, count=8):
+    rng = np.random.default_rng(seed)
+    chains = [kind(rng, gap) for _ in range(count)]
+    arrays = (jnp.asarray(np.stack(a), dtype) for a in zip(*chains, strict=True))
+    return Chain(*arrays, jnp.full(count, FRAMES, jnp.int32))
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.float64])
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
+@given(seed=st.integers(0, 10**6), gap=st.sampled_from([0.1, 3.0, 30.0, 60.0, 100.0, 200.0, 800.0]))
+@example(seed=0, gap=200.0)
+def test_equals_float64_in_log_space(x64, kind, dtype, seed, gap):
+    q = batch(kind, seed, gap, dtype)
+    seen = passes(q)
+    for i in range(len(q.length)):
+        check(*jax.tree.map(lambda a, i=i: a[i], (q, seen)))
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.float64])
+@pytest.mark.parametrize("reach", [0.0, LOG_ZERO])
+def test_the_best_state_cannot_be_reached(x64, dtype, reach):
+    # two states that stay; the second fits 10 nats a frame better but is not where the chain starts
+    stay = jnp.array([[0.0, LOG_ZERO], [LOG_ZERO, 0.0]], dtype)
+    states = jnp.stack([jnp.full(24, -10.01, dtype), jnp.zeros(24, dtype)], 1)
+    q = Chain(jnp.array([0.0, reach - 500.0], dtype), stay, states, jnp.array(24))
+    expected = -240.24
+    np.testing.assert_allclose(q.log_partition(), expected, rtol=1e-6)
+    np.testing.assert_allclose(q.mean().states[:, 0], 1, rtol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.float64])
+def test_a_lead_of_200_nats_then_500_the_other_way_then_200(x64, dtype):
+    block = jnp.where(jnp.eye(2, dtype=bool), 0, LOG_ZERO).astype(dtype)
+    lead = jnp.array([200.0, 0, -500, 0, 200, 99], dtype)
+    q = Chain(jnp.zeros(2, dtype), block, jnp.stack([lead, 0 * lead], 1), jnp.array(6))
+    log_z, marginals = smoothed(q)
+    assert abs(log_z - np.logaddexp(-1, 0)) < 1e-12
+    np.testing.assert_allclose(q.log_partition(), log_z, atol=1e-4 if dtype == jnp.float32 else 1e-12)
+    np.testing.assert_allclose(q.mean().states, marginals[2], atol=1e-4 if dtype == jnp.float32 else 1e-12)
+
+
+def test_ordinary_chains_need_no_log_space():
+    # emissions far apart, a matrix trained until some entries are tiny, one with zeros
+    rng = np.random.default_rng(0)
+    frames, states = 400, 5
+    path = rng.integers(0, states, frames // 20).repeat(20)
+    emission = jnp.asarray(-40.0 * (np.arange(states) != path[:, None]) + rng.normal(size=(frames, states)))
+    sticky = jnp.where(jnp.eye(states, dtype=bool), 0.0, -10.0)
+    band = jnp.where(abs(jnp.arange(states)[:, None] - jnp.arange(states)) <= 1, 0.0, LOG_ZERO)
+    for transition, alone in ((jnp.zeros((5, 5)), True), (sticky, True), (3 * sticky, True), (band, False)):
+        p, n = Chain(jnp.zeros(states), transition, emission, jnp.array(frames))._clean()
+        assert chain_scaled.log_partition(p, n)[1] == alone
+    # where zeros forbid nothing that the data ask for by many nats, both passes together are enough
+    slow = jnp.asarray(-4.0 * np.abs(np.arange(states) - 2 - 2 * np.sin(np.arange(frames) / 30))[:, None] ** 2)
+    slow = jnp.asarray(-4.0 * (np.arange(states) - 2 - 2 * np.sin(np.arange(frames) / 30)[:, None]) ** 2)
+    p, n = Chain(jnp.zeros(states), band, slow, jnp.array(frames))._clean()
+    (log_z, marginals), right = jax.jit(chain_scaled.smooth)(p, n)
+    assert right
+    truth = smoothed(Chain(p.initial, p.transitions, p.states, n))
+    np.testing.assert_allclose(log_z, truth[0], rtol=1e-6)
+    np.testing.assert_allclose(marginals.transitions, truth[1][1], atol=1e-3)
+
+
+@pytest.mark.parametrize("spread", [1.0, 8.0])
+def test_float32_of_a_long_chain(x64, spread):
+    rng = np.random.default_rng(1)
+    transition = jax.nn.log_softmax(3 * jnp.asarray(rng.normal(size=(5, 5))))
+    emission = jnp.asarray(spread * rng.normal(size=(100_000, 5)) - 3)
+
+    @jax.jit
+    def f(q):
+        (log_z, marginals), right = chain_scaled.smooth(*q._clean())
+        return log_z, q.log_partition(), marginals, right
+
+    exact = Chain(jnp.zeros(5), transition, emission, jnp.array(100_000))
+    single = jax.tree.map(lambda a: a.astype(jnp.float32) if a.dtype == jnp.float64 else a, exact)
+    (log_z, forwards, marginals, right), truth = f(single), f(exact)
+    assert right and log_z.dtype == jnp.float32
+    np.testing.assert_allclose([log_z, forwards], truth[0], rtol=1e-5)
+    np.testing.assert_allclose(marginals.transitions, truth[2].transitions, rtol=1e-4)
+    np.testing.assert_allclose(marginals.states, truth[2].states, atol=1e-4)
+
+
+def test_float32_of_a_long_chain_in_log_space(x64):
+    # all the other tests of log space are short
+    rng = np.random.default_rng(2)
+    q = Chain(jnp.zeros(3), jnp.asarray(rng.normal(size=(3, 3))), jnp.asarray(rng.normal(size=(20_000, 3))), jnp.array(20_000))
+    single = jax.tree.map(lambda a: a.astype(jnp.float32) if a.dtype == jnp.float64 else a, q)
+    (log_z, marginals), (truth, exact) = chain_log.smooth(*single._clean()), chain_log.smooth(*q._clean())
+    np.testing.assert_allclose(log_z, truth, rtol=1e-6)
+    np.testing.assert_allclose(marginals.transitions, exact.transitions, rtol=1e-4)
+    np.testing.assert_allclose(marginals.states, exact.states, atol=1e-4)

@@ -1,0 +1,336 @@
+"""HMMs: EM against hmmlearn and against a loop in NumPy, missing frames, priors, inputs, mixtures, padding."""
+
+import hmmlearn.hmm
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import elbo
+import optim
+from models import hmm, hmm_inference
+from models.families import Bernoulli, Categorical, LinearGaussian, MultivariateNormal, Normal, Poisson, PseudoData
+
+rng = np.random.default_rng(0)
+START = np.array([0.6, 0.3, 0.1])
+STEPS = np.array([[0.8, 0.1, 0.1], [0.2, 0.7, 0.1], [0.3, 0.3, 0.4]])
+CENTRES = np.array([[0.0, 0.0], [3.0, 1.0], [-1.0, 4.0]])
+LENGTHS = np.array([12, 1, 7, 20])
+
+
+def draws():
+    states = rng.integers(3, size=(4, 20))
+    return CENTRES[states] + rng.normal(size=(4, 20, 2)), states
+
+
+REALS, COUNTS = draws()
+COUNTS = rng.poisson(1.0 + 4 * COUNTS)
+
+
+def emission(kind):
+    normal = Normal.create(jnp.asarray(CENTRES), jnp.ones((3, 2)), floor=0.0)
+    full = MultivariateNormal.create(jnp.asarray(CENTRES), jnp.tile(jnp.eye(2), (3, 1, 1)))
+    tied = MultivariateNormal.create(jnp.asarray(CENTRES), jnp.eye(2), covariance_type="tied")
+    return {
+        "diagonal": normal,
+        "full": full,
+        "tied": tied,
+        "poisson": Poisson.create(jnp.array([[1.0], [5.0], [9.0]])),
+        "categorical": Categorical.create(jnp.asarray(rng_rows(3, 6))),
+        "bernoulli": Bernoulli.create(jnp.array([[0.2, 0.6], [0.7, 0.4], [0.5, 0.9]])),
+        "mixture": hmm.MixtureEmission(
+            Categorical.create(jnp.asarray(rng_rows(3, 2))),
+            Normal.create(jnp.asarray(CENTRES)[:, None] + jnp.array([[0.0], [1.0]]), jnp.ones((3, 2, 2))),
+        ),
+    }[kind]
+
+
+def rng_rows(rows, columns):
+    table = np.random.default_rng(1).gamma(1.0, size=(rows, columns)) + 0.1
+    return table / table.sum(1, keepdims=True)
+
+
+
+def values(kind):
+    if kind == "poisson":
+        return jnp.asarray(COUNTS[..., None], float)
+    if kind == "categorical":
+        return jnp.asarray(np.minimum(COUNTS, 5))
+    return jnp.asarray((REALS > 1).astype(float) if kind == "bernoulli" else REALS)
+
+
+def problem(kind, lengths=LENGTHS):
+    theta = hmm.Theta(Categorical.create(jnp.asarray(START)), Categorical.create(jnp.asarray(STEPS)), emission(kind))
+    ys = elbo.Padded(values(kind), jnp.asarray(lengths))
+    return hmm.model(3), elbo.Params(theta, theta), ys
+
+
+def em(model, params, ys, steps, **options):
+    rule = optim.em_step(model, **options)
+    history = []
+    for _ in range(steps):
+        params, _, info = rule.update(None, params, (), ys)
+        history.append(info)
+    return params, history
+
+
+@pytest.mark.parametrize("kind", ["diagonal", "full", "tied", "poisson", "categorical"])
+def test_hmmlearn_agrees_iteration_by_iteration(kind, x64):
+    model, params, ys = problem(kind)
+    options = dict(n_components=3, n_iter=1, tol=-np.inf, init_params="")
+    if kind == "poisson":
+        theirs = hmmlearn.hmm.PoissonHMM(**options, lambdas_prior=0, lambdas_weight=0)
+        theirs.lambdas_ = np.array([[1.0], [5.0], [9.0]])
+    elif kind == "categorical":
+        theirs = hmmlearn.hmm.CategoricalHMM(**options, n_features=6)
+        theirs.emissionprob_ = rng_rows(3, 6)
+    else:
+        kinds = {"diagonal": "diag", "full": "full", "tied": "tied"}
+        theirs = hmmlearn.hmm.GaussianHMM(
+            **options, covariance_type=kinds[kind], covars_prior=0, covars_weight=0, means_weight=0, min_covar=0
+        )
+        theirs.means_ = CENTRES
+        eye = {"diagonal": np.ones((3, 2)), "full": np.tile(np.eye(2), (3, 1, 1)), "tied": np.eye(2)}
+        theirs.covars_ = eye[kind]
+    theirs.startprob_, theirs.transmat_ = START, STEPS
+    frames = np.asarray(ys.values).reshape(4, 20, -1)
+    flat = np.concatenate([f[:n] for f, n in zip(frames, LENGTHS, strict=True)])
+    flat = flat.astype(int) if kind in ("poisson", "categorical") else flat
+    for _ in range(4):
+        total = theirs.score(flat, LENGTHS)
+        params, (info,) = em(model, params, ys, 1)
+        np.testing.assert_allclose(info.elbo * 4, total, rtol=1e-10)
+        theirs.fit(flat, LENGTHS)
+    theta = params.theta
+    np.testing.assert_allclose(theta.initial.probabilities(), theirs.startprob_, atol=1e-8)
+    np.testing.assert_allclose(theta.transition.probabilities(), theirs.transmat_, atol=1e-8)
+    if kind == "poisson":
+        np.testing.assert_allclose(theta.emission.rate(), theirs.lambdas_, rtol=1e-7)
+    elif kind == "categorical":
+        np.testing.assert_allclose(theta.emission.probabilities(), theirs.emissionprob_, atol=1e-8)
+    else:
+        np.testing.assert_allclose(theta.emission.mean, theirs.means_, rtol=1e-7, atol=1e-9)
+
+
+@pytest.mark.parametrize("kind", ["bernoulli", "mixture"])  # the others are hmmlearn's above
+def test_em_raises_the_likelihood_and_reports_it(kind, x64):
+    model, params, ys = problem(kind)
+    before = jnp.mean(elbo.evidence(model)(params, ys))
+    _, history = em(model, params, ys, 15)
+    values = np.array([h.elbo for h in history])
+    np.testing.assert_allclose(values[0], before, rtol=1e-12)
+    assert (np.diff(values) > -1e-9 * np.abs(values[:-1])).all() and values[-1] > values[0] + 1e-3
+
+
+@pytest.mark.parametrize("kind", ["full", "mixture"])
+def test_fisher(kind, x64):
+    """The gradient of L in Θ at the exact posterior is that of ln P, by finite differences of ln P."""
+    model, params, ys = problem(kind)
+    flat, unflatten = jax.flatten_util.ravel_pytree(params.theta)
+    bound = lambda v: jnp.sum(elbo.elbo(model)(elbo.Params(unflatten(v), params.theta), ys))
+    log_p = lambda v: jnp.sum(elbo.evidence(model)(elbo.Params(unflatten(v), None), ys))
+    direction = jnp.asarray(rng.normal(size=flat.shape))
+    slope = jnp.vdot(jax.grad(bound)(flat), direction)
+    step = 1e-5
+    difference = (log_p(flat + step * direction) - log_p(flat - step * direction)) / (2 * step)
+    np.testing.assert_allclose(slope, difference, rtol=1e-6, atol=1e-6)
+    np.testing.assert_allclose(slope, jnp.vdot(jax.grad(log_p)(flat), direction), rtol=1e-9)
+
+
+def test_lengths_are_all_that_counts(x64):
+    model, params, ys = problem("full")
+    junk = ys.values.at[jnp.arange(20)[None] >= ys.length[:, None]].set(jnp.nan)
+    short = elbo.Padded(ys.values[:, :12], jnp.array([12, 1, 7, 12]))
+    for changed in (elbo.Padded(junk, ys.length), elbo.Padded(jnp.pad(junk, ((0, 0), (0, 9), (0, 0))), ys.length)):
+        np.testing.assert_allclose(elbo.evidence(model)(params, changed), elbo.evidence(model)(params, ys), rtol=1e-12)
+        got, expected = (em(model, params, data, 2) for data in (changed, ys))
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-11), got, expected)
+    one_by_one = [elbo.evidence(model)(params, v[None, :n]) for v, n in zip(ys.values[:3], LENGTHS, strict=False)]
+    np.testing.assert_allclose(elbo.evidence(model)(params, short)[:3], np.concatenate(one_by_one), rtol=1e-12)
+
+
+@pytest.mark.parametrize("kind", ["full", "categorical"])
+def test_missing_frames_are_summed_out(kind, x64):
+    model, params, ys = problem(kind)
+    gone = np.zeros((4, 20), bool)
+    gone[0, [0, 5, 11]] = gone[2, 3] = True
+    got = elbo.evidence(model)(params, elbo.Padded(hmm.Frames(ys.values, observed=jnp.asarray(~gone)), ys.length))
+    chain = STEPS
+    for n, expected in enumerate(np.asarray(got)):
+        alpha = START
+        for t in range(LENGTHS[n]):
+            alpha = alpha @ chain if t else alpha
+            log_p = params.theta.emission.log_prob(ys.values[n, t])
+            alpha = alpha if gone[n, t] else alpha * np.exp(np.asarray(log_p))
+        np.testing.assert_allclose(np.log(alpha.sum()), expected, rtol=1e-10)
+    if kind == "full":
+        holes = elbo.Padded(jnp.where(gone[..., None], jnp.nan, ys.values), ys.length)
+        np.testing.assert_allclose(elbo.evidence(model)(params, holes), got, rtol=1e-12)
+        _, history = em(model, params, holes, 3)
+        assert all(bool(h.finite & h.feasible) for h in history)
+
+
+def test_an_impossible_sequence_is_left_out():
+    theta = hmm.Theta(*hmm.left_to_right(3), Categorical.create(jnp.eye(3)))
+    model, params = hmm.model(3), elbo.Params(theta, theta)
+    ys = jnp.array([[0, 0, 1, 2], [0, 1, 1, 2], [0, 2, 1, 1], [1, 1, 2, 2]])
+    values = elbo.evidence(model)(params, ys)
+    assert jnp.isfinite(values[:2]).all() and (values[2:] == -jnp.inf).all()
+    got, (info,) = em(model, params, ys, 1)
+    expected, _ = em(model, params, ys[:2], 1)
+    jax.tree.map(np.testing.assert_allclose, got.theta, expected.theta)
+    assert (int(info.dropped), bool(info.feasible), bool(info.finite)) == (2, False, True)
+    eg = optim.eg_step(model, optax.sgd(0.1))
+    stays, _, info = eg.update(None, params, eg.init(params), ys[2:])
+    jax.tree.map(np.testing.assert_array_equal, stays.theta, theta)
+    assert int(info.dropped) == 2
+    assert (got.theta.transition.probabilities()[np.tril_indices(3, -1)] == 0).all()
+
+
+def test_an_infinite_frame_drops_its_sequence():
+    model, params, ys = problem("full")
+    params = jax.tree.map(lambda a: a.astype(jnp.float32), params)
+    broken = elbo.Padded(ys.values.astype(jnp.float32).at[2, 1, 0].set(jnp.inf), ys.length)
+    _, (info,) = em(model, params, broken, 1)
+    assert (int(info.dropped), bool(info.finite)) == (1, True) and np.isfinite(info.elbo)
+    empty = elbo.Padded(broken.values, ys.length.at[0].set(0))
+    assert int(em(model, params, empty, 1)[1][0].dropped) == 2
+
+
+def test_a_state_without_data_stays_and_is_counted(x64):
+    model, params, ys = problem("diagonal")
+    far = params.theta.emission.mean.at[2].set(1e6)
+    theta = params.theta._replace(emission=Normal.create(far, jnp.ones((3, 2))))
+    got, (info,) = em(model, elbo.Params(theta, theta), ys, 1)
+    np.testing.assert_array_equal(got.theta.emission.mean[2], far[2])
+    np.testing.assert_allclose(got.theta.transition.probabilities()[2], STEPS[2], rtol=1e-12)
+    assert int(info.empty) == 2  # its emission, and its row of the transitions
+
+
+def test_a_sticky_prior_is_pseudo_counts(x64):
+    model, params, ys = problem("full")
+    sticky = PseudoData(Categorical.create(jnp.eye(3)), 10.0)
+    prior = hmm.Theta(None, sticky, None)
+    got, history = em(model, params, ys, 1, prior=prior)
+    statistics = optim.expected_statistics(model, params, ys)
+    counts = np.asarray(statistics.families.transition) + 10 * np.eye(3)
+    np.testing.assert_allclose(got.theta.transition.probabilities(), counts / counts.sum(1, keepdims=True), rtol=1e-10)
+    objectives = [h.objective for h in em(model, params, ys, 10, prior=prior)[1]]
+    assert (np.diff(objectives) > -1e-10).all()
+
+
+def test_a_switching_regression_finds_its_lines(x64):
+    inputs = jnp.asarray(rng.normal(size=(2, 200, 1)))
+    slopes, states = np.array([2.0, -1.0]), np.repeat(np.arange(20) % 2, 10)
+    ys = slopes[states][:, None] * inputs + 0.1 * rng.normal(size=inputs.shape)
+    start = LinearGaussian.create(jnp.array([[[1.0]], [[0.0]]]), jnp.zeros((2, 1)), jnp.ones((2, 1)))
+    theta = hmm.Theta(Categorical(jnp.zeros(2)), Categorical.create(jnp.array([[0.9, 0.1], [0.1, 0.9]])), start)
+    data = hmm.Frames(jnp.asarray(ys), inputs)
+    params, history = em(hmm.model(2), elbo.Params(theta, theta), data, 20)
+    np.testing.assert_allclose(params.theta.emission.weights[:, 0, 0], slopes, atol=0.05)
+    assert (np.diff([h.elbo for h in history]) > -1e-9).all()
+    decoded = hmm_inference.decode(hmm.model(2), params.theta, data)
+    assert (np.asarray(decoded.states) == states).mean() > 0.97
+
+
+def test_a_neural_emission_by_the_eg_rule(key):
+    """A function in place of a family: exact states, gradient on its weights."""
+
+    def emit(weights, value):
+        return -0.5 * jnp.sum((value - jnp.tanh(weights)) ** 2, -1)
+
+    ys = jnp.asarray(np.sign(rng.normal(size=(3, 30, 1))), jnp.float32)
+    theta = hmm.Theta(Categorical(jnp.zeros(2)), Categorical(jnp.zeros((2, 2))), jnp.array([[0.1], [-0.2]]))
+    model, params = hmm.model(2, emit), elbo.Params(theta, theta)
+    rule = optim.eg_step(model, optax.adam(0.1))
+    result = optim.run(rule, params, ys, steps=60)
+    assert result.history.elbo[-1] > result.history.elbo[0] + 0.3
+    with pytest.raises(TypeError, match="emission has no closed-form M step"):
+        optim.em_step(model).update(None, params, (), ys)
+
+
+def test_a_stationary_start(x64):
+    pi = hmm.stationary(Categorical.create(jnp.asarray(STEPS)))
+    np.testing.assert_allclose(pi @ STEPS, pi, rtol=1e-12)
+    swap = hmm.stationary(Categorical.create(jnp.array([[0.0, 1.0], [1.0, 0.0]])))
+    np.testing.assert_allclose(swap, [0.5, 0.5], rtol=1e-12)
+    _, params, ys = problem("full")
+    model = hmm.model(3, start="stationary")
+    theta = params.theta._replace(initial=Categorical.create(pi))
+    expected = elbo.evidence(hmm.model(3))(elbo.Params(theta, theta), ys)
+    np.testing.assert_allclose(elbo.evidence(model)(params, ys), expected, rtol=1e-10)
+    with pytest.raises(TypeError, match="use eg_step"):
+        em(model, params, ys, 1)
+    rule = optim.eg_step(model, optax.adam(1e-2))
+    result = optim.run(rule, params, ys, steps=20)
+    assert result.history.elbo[-1] > result.history.elbo[0]
+
+
+def test_inference(x64):
+    model, params, ys = problem("full")
+    theta = params.theta
+    smoothed, filtered = hmm_inference.smooth(model, theta, ys), hmm_inference.filter(model, theta, ys)
+    for n, length in enumerate(LENGTHS):
+        np.testing.assert_allclose(filtered[n, length - 1], smoothed[n, length - 1], rtol=1e-9)
+        np.testing.assert_allclose(filtered[n, :length].sum(-1), 1, rtol=1e-12)
+        assert (filtered[n, length:] == 0).all() and (smoothed[n, length:] == 0).all()
+    predicted = hmm_inference.predict(model, theta, ys)
+    longer = elbo.Padded(jnp.pad(ys.values, ((0, 0), (0, 1), (0, 0)), constant_values=jnp.nan), ys.length + 1)
+    holes = longer.values.at[jnp.arange(4), ys.length].set(jnp.nan)
+    after = hmm_inference.smooth(model, theta, elbo.Padded(holes, ys.length + 1))
+    np.testing.assert_allclose(predicted, after[jnp.arange(4), ys.length], rtol=1e-9)
+    decoded = hmm_inference.decode(model, theta, ys)
+    assert (decoded.states[1] == -1).sum() == 19 and (decoded.score < elbo.evidence(model)(params, ys)).all()
+    truth = np.asarray(decoded.states)
+    names = hmm_inference.match((truth + 1) % 3 * (truth >= 0) - (truth < 0), truth)
+    assert names.tolist() == [2, 0, 1]
+
+
+def test_sample_follows_the_model(x64, key):
+    _, params, _ = problem("poisson")
+    theta = params.theta
+    states, counts = jax.vmap(lambda k: hmm.sample(k, theta, 3))(jax.random.split(key, 20_000))
+    np.testing.assert_allclose(np.bincount(states[:, 0]) / 20_000, START, atol=0.015)
+    np.testing.assert_allclose(np.bincount(states[:, 2]) / 20_000, START @ STEPS @ STEPS, atol=0.015)
+    means = [counts[states == k].mean() for k in range(3)]
+    np.testing.assert_allclose(means, [1.0, 5.0, 9.0], rtol=0.03)
+
+
+@pytest.mark.parametrize("kind", ["categorical"])
+def test_restarts_by_vmap(kind, key):
+    ys = elbo.Padded(jnp.asarray(values(kind), None if kind == "categorical" else jnp.float32), jnp.asarray(LENGTHS))
+    family = Categorical(jnp.zeros((3, 6))) if kind == "categorical" else None
+    rule = optim.em_step(hmm.model(3))
+    starts = jax.vmap(lambda k: hmm.init(k, ys, 3, family=family))(jax.random.split(key, 4))
+    runs = jax.vmap(lambda p: optim.run(rule, p, ys, steps=20))(starts)
+    chosen = optim.best(runs)
+    final = jax.vmap(lambda p: jnp.mean(elbo.evidence(hmm.model(3))(p, ys)))(runs.params)
+    np.testing.assert_allclose(jnp.mean(elbo.evidence(hmm.model(3))(chosen.params, ys)), final.max(), rtol=1e-6)
+    assert (runs.history.elbo[:, -1] > runs.history.elbo[:, 0]).all()
+
+
+def test_lengths_do_not_recompile(key):
+    _, params, ys = problem("full")
+    params, ys = jax.tree.map(lambda a: a.astype(jnp.float32) if a.dtype.kind == "f" else a, (params, ys))
+    traces = []
+
+    def emit(emission, value):
+        traces.append(None)
+        return emission.log_prob(value)
+
+    rule = optim.em_step(hmm.model(3, emit))
+    rule.update(None, params, (), ys)
+    first = len(traces)
+    for shift in (1, 2):
+        rule.update(None, params, (), elbo.Padded(ys.values, jnp.maximum(ys.length - shift, 1)))
+    assert len(traces) == first
+
+
+def test_wrong_requests_are_named(key):
+    with pytest.raises(ValueError, match="start: got 'fixed'"):
+        hmm.model(2, start="fixed")
+    with pytest.raises(ValueError, match=r"ys: got frames int32\[2, 5\].*Categorical"):
+        hmm.init(key, jnp.zeros((2, 5), jnp.int32), 2)
+    with pytest.raises(ValueError, match="reference: got 1 labels for 2 states"):
+        hmm_inference.match([0, 1], [0])

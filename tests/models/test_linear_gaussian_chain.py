@@ -1,0 +1,291 @@
+"""The Kalman model against a dense Gaussian over all frames and a hand-written smoother and M step, in numpy."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import scipy.stats
+
+import elbo
+import optim
+from models import linear_gaussian_chain as chain
+from models.families import LinearGaussian, MultivariateNormal
+
+pytestmark = pytest.mark.usefixtures("x64")
+LATENT, WIDTH, FRAMES = 2, 3, 6
+
+
+def parameters(seed=0, *, latent=LATENT, width=WIDTH, entries=False, dtype=float) -> chain.Theta:
+    rng = np.random.default_rng(seed)
+    half = rng.normal(size=(latent, latent))
+    weights, bias, scale = (
+        rng.normal(size=(width, latent)),
+        rng.normal(size=width),
+        np.exp(0.3 * rng.normal(size=width)),
+    )
+    if entries:
+        weights, bias, scale = weights[:, None], bias[:, None], scale[:, None]
+    theta = chain.Theta(
+        MultivariateNormal.create(jnp.asarray(rng.normal(size=latent)), jnp.asarray(half @ half.T + np.eye(latent))),
+        LinearGaussian.create(
+            jnp.asarray(0.4 * rng.normal(size=(latent, latent)) + 0.5 * np.eye(latent)),
+            jnp.asarray(rng.normal(size=latent)),
+            jnp.asarray(np.exp(0.3 * rng.normal(size=latent))),
+        ),
+        LinearGaussian.create(jnp.asarray(weights), jnp.asarray(bias), jnp.asarray(scale)),
+    )
+    return jax.tree.map(lambda a: a.astype(dtype), theta)
+
+
+def by_hand(theta):
+    """A, b, Q, C, d, R, m, P as numpy arrays."""
+    a, c = (np.asarray(f.weights).reshape(-1, f.input_size) for f in (theta.transition, theta.observation))
+    q, r = (np.diag(np.asarray(f.scale()).ravel() ** 2) for f in (theta.transition, theta.observation))
+    b, d = (np.asarray(f.bias).ravel() for f in (theta.transition, theta.observation))
+    return a, b, q, c, d, r, np.asarray(theta.initial.mean), np.asarray(theta.initial.covariance())
+
+
+def dense(theta, frames):
+    """Mean and covariance of (z_1..z_T, y_1..y_T), [T (D + E)]."""
+    a, b, q, c, d, r, m, p = by_hand(theta)
+    size = len(m)
+    # (z_1 .. z_T) = M (z_1 noise, noises) + offsets
+    mean, factor = [m], [np.eye(size, frames * size)]
+    for t in range(1, frames):
+        mean.append(a @ mean[-1] + b)
+        factor.append(a @ factor[-1] + np.eye(size, frames * size, t * size))
+    noise = np.zeros((frames * size, frames * size))
+    for t in range(frames):
+        noise[t * size : (t + 1) * size, t * size : (t + 1) * size] = q if t else p
+    mean, factor = np.concatenate(mean), np.concatenate(factor)
+    zz = factor @ noise @ factor.T
+    big = np.kron(np.eye(frames), c)
+    yy = big @ zz @ big.T + np.kron(np.eye(frames), r)
+    return np.concatenate([mean, big @ mean + np.tile(d, frames)]), np.block([[zz, zz @ big.T], [big @ zz, yy]])
+
+
+def condition(theta, y):
+    """ln P(observed y), and the mean and covariance of z given them; y [T, E] with NaN where missing."""
+    frames, size = len(y), theta.initial.event_size
+    mean, covariance = dense(theta, frames)
+    z = np.arange(frames * size)
+    seen = frames * size + np.flatnonzero(~np.isnan(y.ravel()))
+    values = y.ravel()[~np.isnan(y.ravel())]
+    if not len(seen):
+        return 0.0, mean[z].reshape(frames, size), covariance[np.ix_(z, z)].reshape(frames, size, frames, size)
+    gain = np.linalg.solve(covariance[np.ix_(seen, seen)], covariance[np.ix_(seen, z)]).T
+    log_p = scipy.stats.multivariate_normal(mean[seen], covariance[np.ix_(seen, seen)]).logpdf(values)
+    loc = mean[z] + gain @ (values - mean[seen])
+    posterior = covariance[np.ix_(z, z)] - gain @ covariance[np.ix_(seen, z)]
+    return log_p, loc.reshape(frames, size), posterior.reshape(frames, size, frames, size)
+
+
+def observations(missing="frames", seed=0, count=6):
+    """Sequences of the lengths 1..count, holes in them and NaN behind them."""
+    rng = np.random.default_rng(seed)
+    values = 2 * rng.normal(size=(count, FRAMES, WIDTH))
+    if missing == "frames":
+        values[rng.random((count, FRAMES)) < 0.25] = np.nan
+    elif missing == "entries":
+        values[rng.random(values.shape) < 0.3] = np.nan
+    lengths = np.arange(count) % FRAMES + 1
+    for i, n in enumerate(lengths):
+        values[i, n:] = np.nan
+    return elbo.Padded(jnp.asarray(values), jnp.asarray(lengths, jnp.int32))
+
+
+def sequences(ys):
+    return [np.asarray(v)[:n] for v, n in zip(ys.values, np.asarray(ys.length), strict=True)]
+
+
+@pytest.mark.parametrize("missing", ["none", "frames", "entries"])
+def test_equals_a_dense_gaussian_at_every_length_and_with_holes(missing):
+    theta, ys = parameters(entries=missing == "entries"), observations(missing)
+    params = elbo.Params(theta, theta)
+    evidence = elbo.evidence(chain.model(LATENT, missing=missing))(params, ys)
+    encoder = chain.model(LATENT, missing=missing).encoder
+    q = jax.jit(jax.vmap(lambda y: (lambda q: (q.mean(), q.covariances(), q.cross_covariances()))(encoder(theta, y))))(
+        ys
+    )
+    filtered = jax.jit(jax.vmap(chain.filter, (None, 0)))(theta, ys)
+    predicted = jax.jit(jax.vmap(chain.predict_one_step, (None, 0)))(theta, ys)
+    weights, bias, noise = by_hand(theta)[3:6]
+    for i, y in enumerate(sequences(ys)):
+        log_p, loc, covariance = condition(theta, y)
+        np.testing.assert_allclose(evidence[i], log_p, rtol=1e-10)
+        np.testing.assert_allclose(np.sum(filtered.log_likelihood[i]), log_p, rtol=1e-10)
+        np.testing.assert_allclose(q[0][i, : len(y)], loc, rtol=1e-9, atol=1e-10)
+        for t in range(len(y)):
+            np.testing.assert_allclose(q[1][i, t], covariance[t, :, t], rtol=1e-9, atol=1e-10)
+            _, past, variance = condition(theta, y[: t + 1])
+            np.testing.assert_allclose(filtered.mean[i, t], past[t], rtol=1e-9, atol=1e-10)
+            np.testing.assert_allclose(filtered.covariance[i, t], variance[t, :, t], rtol=1e-9, atol=1e-10)
+            _, past, variance = condition(theta, np.vstack([y[:t], np.full((1, WIDTH), np.nan)]))
+            np.testing.assert_allclose(predicted.mean[i, t], weights @ past[t] + bias, rtol=1e-9, atol=1e-10)
+            expected = weights @ variance[t, :, t] @ weights.T + noise
+            np.testing.assert_allclose(predicted.covariance[i, t], expected, rtol=1e-9, atol=1e-10)
+        for t in range(len(y) - 1):
+            np.testing.assert_allclose(q[2][i, t], covariance[t, :, t + 1], rtol=1e-9, atol=1e-10)
+
+
+def test_smooth_is_the_posterior_and_forecasts_stand_in_the_padding():
+    theta, y = parameters(), observations().values[5]
+    q = jax.jit(chain.smooth)(theta, y)
+    assert isinstance(q, elbo.GaussianChain)
+    np.testing.assert_allclose(q.mean(), condition(theta, np.asarray(y))[1], rtol=1e-9, atol=1e-10)
+    hidden = elbo.Padded(y, jnp.array(4))
+    expected = condition(theta, np.vstack([np.asarray(y)[:4], np.full((2, WIDTH), np.nan)]))[1]
+    np.testing.assert_allclose(jax.jit(chain.filter)(theta, hidden).mean[5], expected[5], rtol=1e-9)
+
+
+def hand_em(theta, ys):
+    """One step of Shumway & Stoffer (1982) from dense posterior moments, with biases and diagonal noise."""
+    b_z, b_zz, t_xx, t_yx, t_yy, e_xx, e_yx, e_yy = ([] for _ in range(8))
+    for y in ys:
+        _, loc, covariance = condition(theta, y)
+        one = np.concatenate([np.ones((len(y), 1)), loc], 1)
+
+        def second(s, t, one=one, covariance=covariance):
+            return np.outer(one[s], one[t]) + np.pad(covariance[s, :, t], ((1, 0), (1, 0)))
+
+        b_z.append(loc[0])
+        b_zz.append(second(0, 0)[1:, 1:])
+        for t in range(len(y) - 1):
+            t_xx.append(second(t, t))
+            t_yx.append(second(t + 1, t)[1:])
+            t_yy.append(np.diag(second(t + 1, t + 1))[1:])
+        for t in np.flatnonzero(~np.isnan(y).any(1)):
+            e_xx.append(second(t, t))
+            e_yx.append(np.outer(y[t], one[t]))
+            e_yy.append(y[t] ** 2)
+
+    def regress(xx, yx, yy):
+        coefficients = np.linalg.solve(np.sum(xx, 0), np.sum(yx, 0).T).T
+        return (
+            coefficients[:, 1:],
+            coefficients[:, 0],
+            (np.sum(yy, 0) - np.sum(coefficients * np.sum(yx, 0), 1)) / len(xx),
+        )
+
+    mean = np.mean(b_z, 0)
+    return mean, np.mean(b_zz, 0) - np.outer(mean, mean), *regress(t_xx, t_yx, t_yy), *regress(e_xx, e_yx, e_yy)
+
+
+def test_em_equals_shumway_and_stoffer():
+    theta, ys = parameters(), observations(seed=4, count=12)
+    rule = optim.em_step(chain.model(LATENT), chunk_size=5)
+    params, state = elbo.Params(theta, theta), ()
+    for _ in range(3):
+        mean, covariance, a, b, q, c, d, r = hand_em(params.theta, sequences(ys))
+        params, state, info = rule.update(None, params, state, ys)
+        ours = by_hand(params.theta)
+        for name, x, expected in zip(
+            "abqcdrmp", ours, (a, b, np.diag(q), c, d, np.diag(r), mean, covariance), strict=True
+        ):
+            np.testing.assert_allclose(x, expected, rtol=1e-8, atol=1e-9, err_msg=name)
+        assert bool(info.feasible) and int(info.dropped) == 0
+
+
+@pytest.mark.parametrize("missing", ["frames", "entries"])
+def test_em_never_decreases_and_one_is_two(missing, key):
+    ys = observations(missing, seed=2, count=12)
+    params = chain.init(key, ys, LATENT, missing=missing)
+    model = chain.model(LATENT, missing=missing)
+    result = optim.run(optim.em_step(model), params, ys, steps=40)
+    history = np.asarray(result.history.elbo)
+    assert np.all(np.diff(history) > -1e-9) and history[-1] > history[0] + 0.1
+    if missing == "frames":
+        d = elbo.decompose(model)(elbo.Params(result.params.theta, params.psi), ys)
+        np.testing.assert_allclose(d.elbo, d.evidence - d.kl, rtol=1e-10)
+        assert np.all(np.asarray(d.kl) > 0)
+        report = elbo.check_model(model, params, ys, key=key)
+        assert report.ok, str(report)
+
+
+def test_fishers_identity():
+    """The gradient of ln P(y), by differentiating the filter, is that of L at the exact posterior."""
+    theta, ys = parameters(), observations()
+    model = chain.model(LATENT)
+
+    def bound(theta, psi):
+        return jnp.sum(elbo.elbo(model)(elbo.Params(theta, psi), ys))
+
+    def marginal(theta):
+        return jnp.sum(jax.vmap(chain.filter, (None, 0))(theta, ys).log_likelihood)
+
+    ours, theirs = jax.jit(jax.grad(bound))(theta, theta), jax.jit(jax.grad(marginal))(theta)
+    for f, g in zip(ours, theirs, strict=True):
+        for name in ("mean", "root", "weights", "bias", "log_scale"):
+            if hasattr(f, name):
+                a, b = getattr(f, name), getattr(g, name)
+                a, b = (jnp.tril(a), jnp.tril(b)) if name == "root" else (a, b)
+                np.testing.assert_allclose(a, b, rtol=1e-8, atol=1e-9, err_msg=name)
+
+
+def test_samples_have_the_moments_of_the_model(key):
+    theta = parameters()
+    z, y = jax.jit(partial(chain.sample, frames=3, count=4000))(key, theta)
+    mean, covariance = dense(theta, 3)
+    both = np.concatenate([z.reshape(4000, -1), y.reshape(4000, -1)], 1)
+    error = np.sqrt(np.diag(covariance) / 4000)
+    assert np.all(np.abs(both.mean(0) - mean) < 5 * error)
+    spread = np.sqrt((covariance**2 + np.outer(np.diag(covariance), np.diag(covariance))) / 4000)
+    assert np.all(np.abs(np.cov(both.T) - covariance) < 5 * spread)
+
+
+def test_a_nan_where_none_may_be_is_dropped_and_reported(key):
+    ys = observations()
+    bad = ys._replace(values=ys.values.at[5, 0].set(jnp.array([1.0, jnp.nan, 1.0])).at[4, 0].set(jnp.inf))
+    bad = bad._replace(length=bad.length.at[0].set(0))
+    rule, params = optim.em_step(chain.model(LATENT)), elbo.Params(parameters(), parameters())
+    new, _, info = rule.update(None, params, (), bad)
+    assert int(info.dropped) == 3 and bool(info.finite)
+    good = jax.tree.map(lambda a: a[jnp.array([1, 2, 3])], bad)
+    alone, _, _ = rule.update(None, params, (), good)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-10), new, alone)
+    usable = jax.vmap(chain.model(LATENT, missing="entries").usable)(bad)
+    assert usable.tolist() == [False, True, True, True, False, True]
+    assert not bool(chain.model(LATENT, missing="none").usable(jnp.full((2, WIDTH), jnp.nan)))
+
+
+def test_float32_agrees_with_float64_over_20000_frames():
+    theta = parameters()
+    y = jax.jit(partial(chain.sample, frames=20_000, count=1))(jax.random.key(1), theta)[1]
+    evidence = elbo.evidence(chain.model(LATENT))
+    high = evidence(elbo.Params(theta, None), y)
+    low = evidence(elbo.Params(jax.tree.map(lambda a: a.astype(jnp.float32), theta), None), y.astype(jnp.float32))
+    assert low.dtype == jnp.float32
+    np.testing.assert_allclose(low, high, rtol=1e-4)
+
+
+def test_lengths_trace_once_and_no_lapack_is_called():
+    model, calls = chain.model(LATENT), []
+
+    def log_joint(theta, z, y):
+        calls.append(1)
+        return model.log_joint(theta, z, y)
+
+    counted = elbo.Model(log_joint, elbo.exact(log_joint, elbo.gaussian_chain(LATENT)), model.usable)
+    rule, ys = optim.em_step(counted), observations()
+    params = elbo.Params(parameters(), parameters())
+    rule.update(None, params, (), ys)
+    traced = len(calls)
+    rule.update(None, params, (), ys._replace(length=ys.length[::-1]))
+    assert len(calls) == traced > 0
+    program = jax.jit(rule.update).lower(None, params, (), ys).compile().as_text()
+    assert 'custom_call_target="lapack' not in program
+
+
+def test_errors_say_what_to_do():
+    theta, y = parameters(), jnp.zeros((FRAMES, WIDTH))
+    for call, words in (
+        (lambda: chain.smooth(theta, y[:, :2]), r"y: got float64\[6, 2\], expected floating point \[6, 3\]"),
+        (lambda: chain.model(3).encoder(theta, y), r"z: got \[6, 3\], expected \[T, 2\]"),
+        (lambda: chain.model(2, missing="entries").encoder(theta, y), r'init\(..., missing="entries"\)'),
+        (lambda: chain.model(2, missing="some").encoder(theta, y), "missing: got 'some'"),
+        (lambda: chain.init(jax.random.key(0), y, 2), "ys: got"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            call()
