@@ -11,7 +11,7 @@ from .estimators import Automatic, Estimator, Exact, expect_terms
 from .exact import ExactEncoder, terms
 from .model import Model, Params
 from .numerics import IMPOSSIBLE
-from .posteriors import Posterior
+from .posteriors import Posterior, prepared
 
 Tree = Any
 
@@ -42,7 +42,7 @@ def bound(
 
 
 def _parts(model, params, y, key, estimator):
-    q = model.encoder(params.psi, y)
+    q = prepared(model.encoder(params.psi, y))
     energy = expect_terms(lambda z: terms(model.log_joint, params.theta, z, y), q, estimator, key)
     return sum(energy), q.entropy()
 
@@ -98,10 +98,20 @@ def evidence(model: Model, *, batch_size: int | None = None) -> Callable[..., ja
     encoder = _exact_encoder(model.encoder, "model.encoder")
 
     def one(params, y, key):
-        psi = encoder.e_step(params.theta, params.psi)
-        return _reported(bound(model, Params(params.theta, psi), y, key, Exact()))
+        del key
+        return _reported(_log_evidence(model.log_joint, encoder, params, y))
 
     return _batched(one, batch_size)
+
+
+def _log_evidence(log_joint, encoder, params, y):
+    psi = encoder.e_step(params.theta, params.psi)
+    q = encoder(psi, y)
+    if not hasattr(q, "log_partition"):
+        return bound(Model(log_joint, encoder), Params(params.theta, psi), y, None, Exact())
+    # log_joint is its value at z = 0 plus the potentials' inner product with z: Z sums the rest, and no mean is needed
+    nowhere = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), jax.eval_shape(q.mean))
+    return sum(terms(log_joint, params.theta, nowhere, y)) + q.log_partition()
 
 
 def decompose(
@@ -131,8 +141,7 @@ def decompose(
         parts = _parts(model, params, y, key, estimator or Automatic())
         energy, value = _reported(parts[0]), _reported(sum(parts))
         theta = truth.e_step(params.theta, params.psi)
-        exact_params = Params(theta, theta)
-        log_p = _reported(bound(Model(model.log_joint, truth), exact_params, y, None, Exact()))
+        log_p = _reported(_log_evidence(model.log_joint, truth, Params(params.theta, params.psi), y))
         gap = kl(model.encoder(params.psi, y), truth(theta, y))
         return Decomposition(energy, parts[1], value, log_p, gap)
 

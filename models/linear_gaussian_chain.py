@@ -70,9 +70,9 @@ def log_joint(theta: Theta, z: jax.Array, y: Any, missing: Missing = "frames") -
     y = elbo.padded(y)
     _check(theta, z, y.values, missing)
     mask, values = y.mask(), y.clean().values
-    absent = jnp.isnan(values) if missing != "none" else jnp.zeros(values.shape, bool)
-    if missing == "frames":
-        absent = jnp.all(absent, -1, keepdims=True)
+    absent = jnp.isnan(values) if missing == "entries" else jnp.all(jnp.isnan(values), -1, keepdims=True)
+    if missing == "none":
+        absent = jnp.zeros((y.frames, 1), bool)
     emissions = jax.vmap(partial(_emission, theta.observation))(jnp.where(absent, 0, values), z)
     steps = jax.vmap(theta.transition.log_prob)(z[1:], z[:-1])
     return (

@@ -12,6 +12,7 @@ from elbo.exact import terms
 from elbo.family import with_tap
 from elbo.numerics import is_feasible
 from elbo.objective import batch_length
+from elbo.posteriors import prepared
 
 from .chunks import ChunkSize, check_weights, screen, split, sum_over_chunks
 from .priors import add_prior, flatten
@@ -109,7 +110,7 @@ def _summarize(model, estimator, params, ys, weights, keys) -> Statistics:
         return treedef.unflatten([a if t is None else with_tap(a, t) for a, t in zip(leaves, taps, strict=True)])
 
     def datum(taps, y, key):
-        q = model.encoder(params.psi, y)
+        q = prepared(model.encoder(params.psi, y))
 
         def joint(z):
             def tapped_terms(t):

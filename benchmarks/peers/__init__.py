@@ -12,7 +12,10 @@ from types import ModuleType
 from typing import Any
 
 ADAPTERS = {
+    "autodiff": "autodiff",
+    "dynamax": "dynamax",
     "flax+optax": "flax_optax",
+    "hmmlearn": "hmmlearn",
     "numpyro": "numpyro",
     "pomegranate": "pomegranate",
     "scikit-learn": "scikit_learn",

@@ -64,3 +64,82 @@ def vae(encoder: Layers, decoder: Layers, ys: np.ndarray, eta: np.ndarray) -> tu
     d_hidden = d_out @ c.T * (hidden > 0)
     slopes = [(ys, d_hidden), (np.maximum(hidden, 0), d_out), (z, d_inner), (np.maximum(inner, 0), d_logits)]
     return loss, tuple(part for x, slope in slopes for part in (x.T @ slope, np.sum(slope, 0)))
+
+
+def hmm_log_emissions(ys: np.ndarray, *emission: np.ndarray) -> np.ndarray:
+    """ln p(y_t | state), [N, T, K]: Gaussians of (means, variances) [K, D], or values of (probabilities,) [K, V]."""
+    if len(emission) == 1:
+        with np.errstate(divide="ignore"):
+            return np.log(np.asarray(emission[0], np.float64)).T[ys]
+    means, variances = (np.asarray(a, np.float64) for a in emission)
+    ys = ys.astype(np.float64)[..., None, :]
+    return -0.5 * np.sum((ys - means) ** 2 / variances + np.log(2 * np.pi * variances), -1)
+
+
+def hmm_passes(log_p: np.ndarray, initial: np.ndarray, transition: np.ndarray) -> tuple[np.ndarray, ...]:
+    """ln P [N], states' marginals [N, T, K] and summed transitions [K, K] of sequences without impossible emissions."""
+    initial, transition = np.asarray(initial, np.float64), np.asarray(transition, np.float64)
+    top = log_p.max(-1, keepdims=True)
+    p = np.exp(log_p - top)
+    forward, backward, scale = np.empty_like(p), np.ones_like(p), np.empty(p.shape[:2])
+    for t in range(p.shape[1]):
+        joint = p[:, t] * (forward[:, t - 1] @ transition if t else initial)
+        scale[:, t] = joint.sum(-1)
+        forward[:, t] = joint / scale[:, t, None]
+    for t in range(p.shape[1] - 2, -1, -1):
+        backward[:, t] = (p[:, t + 1] * backward[:, t + 1]) @ transition.T / scale[:, t + 1, None]
+    weight = p[:, 1:] * backward[:, 1:] / scale[:, 1:, None]
+    counts = transition * np.einsum("nti,ntj->ij", forward[:, :-1], weight, optimize=True)
+    return np.sum(np.log(scale) + top[..., 0], -1), forward * backward, counts
+
+
+def hmm_log_likelihood(ys, initial, transition, *emission) -> np.ndarray:
+    """Σ ln P of all sequences."""
+    return np.sum(hmm_passes(hmm_log_emissions(ys, *emission), initial, transition)[0])
+
+
+def hmm_em(data) -> tuple[np.ndarray, np.ndarray, tuple[np.ndarray, ...]]:
+    """Initial, transition and emission parameters after `data.steps` iterations of EM."""
+    initial, transition, emission = data.initial, data.transition, data.emission
+    for _ in range(data.steps):
+        _, states, counts = hmm_passes(hmm_log_emissions(data.ys, *emission), initial, transition)
+        initial = states[:, 0].mean(0)
+        transition = counts / counts.sum(1, keepdims=True)
+        flat, mass = states.reshape(-1, states.shape[-1]), states.sum((0, 1))[:, None]
+        if len(emission) == 1:
+            table = np.zeros(emission[0].T.shape)
+            np.add.at(table, data.ys.ravel(), flat)
+            emission = (table.T / mass,)
+        else:
+            ys = data.ys.reshape(len(flat), -1).astype(np.float64)
+            means = flat.T @ ys / mass
+            emission = means, np.stack([w @ (ys - m) ** 2 for w, m in zip(flat.T, means, strict=True)]) / mass
+    return initial, transition, emission
+
+
+def hmm_answer(data) -> dict[str, np.ndarray]:
+    """What `data.answer` must be."""
+    initial, transition, emission = hmm_em(data)
+    return data.answer(hmm_log_likelihood(data.ys, initial, transition, *emission), initial, transition, emission)
+
+
+def hmm_posterior(data) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """ln P and marginals of the first sequence, where EM starts."""
+    value, states, _ = hmm_passes(data.log_emissions()[:1].astype(np.float64), data.initial, data.transition)
+    return {"ln P": value[0]}, {"marginals": states[0]}
+
+
+def crf(data) -> dict[str, np.ndarray]:
+    """ln Z and the transitions' marginals of linear-chain CRFs, in log space."""
+    initial, pairs, states = (np.asarray(a, np.float64) for a in data)
+    frames = states.shape[1]
+    forward, backward = np.empty_like(states), np.zeros_like(states)
+    forward[:, 0] = initial + states[:, 0]
+    for t in range(1, frames):
+        forward[:, t] = _log_sum_exp(np.swapaxes(forward[:, t - 1, :, None] + pairs[:, t - 1], 1, 2)) + states[:, t]
+    for t in range(frames - 2, -1, -1):
+        backward[:, t] = _log_sum_exp(pairs[:, t] + (states[:, t + 1] + backward[:, t + 1])[:, None])
+    log_z = _log_sum_exp(forward[:, -1])
+    after = (states[:, 1:] + backward[:, 1:])[:, :, None]
+    marginals = np.exp(forward[:, :-1, :, None] + pairs + after - log_z[:, None, None, None])
+    return {"ln Z": log_z, "marginals": marginals}

@@ -8,7 +8,7 @@ from .derive import StructureError
 from .gaussian_chain import GaussianChain, gaussian_chain
 from .multivariate_normal import MultivariateNormal, gaussian
 from .normal import Normal
-from .protocol import Posterior, Structure
+from .protocol import Posterior, Structure, prepared
 
 __all__ = [
     "Bernoulli",
@@ -26,4 +26,5 @@ __all__ = [
     "chain",
     "gaussian",
     "gaussian_chain",
+    "prepared",
 ]

@@ -143,7 +143,9 @@ class chain:  # noqa: N801 - reads as a function: exact(log_joint, chain(3))
         sequence = padded(y)
         size, frames = self.states, sequence.frames
         pairs = (size, size) if self.homogeneous else (frames - 1, size, size)
-        return Chain(*affine_potentials(log_joint, Path((size,), pairs, (frames, size))), sequence.length)
+        shape: Any = Path((size,), pairs, (frames, size))  # type: ignore[arg-type]
+        potentials = affine_potentials(log_joint, shape)
+        return Chain(potentials.initial, potentials.transitions, potentials.states, sequence.length)
 
 
 def _check(q: Chain) -> None:
@@ -152,16 +154,20 @@ def _check(q: Chain) -> None:
     pairs = [(size, size), (frames - 1, size, size)]
     if frames < 1 or size < 1 or shapes[0] != (size,) or shapes[1] not in pairs:
         raise ValueError(
-            f"initial, transition, states: got shapes {[list(s) for s in shapes]}, expected [K], [K, K] or [T-1, K, K], "
-            "and [T, K] with T, K >= 1; use jax.vmap over a batch of chains"
+            f"initial, transition, states: got shapes {[list(s) for s in shapes]}, expected [K], [K, K] or [T-1, K, K] "
+            "and [T, K], with T, K >= 1; use jax.vmap over a batch of chains"
         )
     dtypes = [jnp.result_type(a) for a in (q.initial, q.transition, q.states)]
     if any(not jnp.issubdtype(d, jnp.floating) for d in dtypes):
-        raise ValueError(f"initial, transition, states: got {[str(d) for d in dtypes]}, expected floating-point numbers")
+        raise ValueError(
+            f"initial, transition, states: got {[str(d) for d in dtypes]}, expected floating-point numbers"
+        )
     if jnp.shape(q.length) != () or not jnp.issubdtype(jnp.result_type(q.length), jnp.integer):
         raise ValueError(
-            f"length: got {jnp.result_type(q.length)}{list(jnp.shape(q.length))}, expected an int scalar, the number of "
-            "frames; use jax.vmap over a batch of chains"
+            f"length: got {jnp.result_type(q.length)}{list(jnp.shape(q.length))}, expected an int scalar, the number "
+            "of frames; use jax.vmap over a batch of chains"
         )
     if not isinstance(q.length, jax.core.Tracer) and not 1 <= int(q.length) <= frames:
-        raise ValueError(f"length: got {int(q.length)}, expected 1 to {frames}, the frames of states; drop empty sequences")
+        raise ValueError(
+            f"length: got {int(q.length)}, expected 1 to {frames}, the frames of states; drop empty sequences"
+        )

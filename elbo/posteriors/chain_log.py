@@ -138,7 +138,7 @@ def best(potentials: Path, length: jax.Array) -> jax.Array:
 
 @jax.jit
 def sample(potentials: Path, length: jax.Array, noise: jax.Array) -> jax.Array:
-    """One path, int [T] with -1 in the padding, from Gumbel noise [T, K]: filter forwards, then draw backwards. O(T K²).
+    """One path, int [T] with -1 in the padding, from Gumbel noise [T, K]: filter forwards, then draw backwards.
 
     Scott, "Bayesian methods for hidden Markov models", JASA 97, 2002.
     """

@@ -48,4 +48,5 @@ def clean(potentials: Path, length: jax.Array) -> Path:
 
 def inner(potentials: Path, path: Path) -> jax.Array:
     """⟨potentials, path⟩, a scalar, linear in both."""
-    return sum(jnp.vdot(a, b, precision=PRECISION) for a, b in zip(potentials, path, strict=True))
+    initial, transitions, states = (jnp.vdot(a, b, precision=PRECISION) for a, b in zip(potentials, path, strict=True))
+    return initial + transitions + states

@@ -16,14 +16,15 @@ from .chain_path import Path, steps_mask
 # `tiny` is lost. So a state that falls that far behind is lost with all paths through it, and these may be the only
 # ones that finish: how much a loss matters is what β says, not α.
 #
-# Both passes are therefore made to err upwards. Factors are at least e tiny (hard zeros are 0), and α and β at least
+# The forward pass is therefore made to err upwards. Factors are at least e tiny (hard zeros are 0), and α at least
 # δ = K tiny / eps. One step then adds to an entry of α, or takes from it,
 #     at most δ (the floor) + (K products and their sum, the floors of A and E: 8 K tiny) / c_t = δ (1 + 8 eps / c_t).
 # An x added to α_t(j) adds x β_t(j) to Z, relative to Z, because ⟨α_t, β_t⟩ = 1 with these scales. Hence
 #     |relative error of Z| <= δ Σ_t (1 + 8 eps / c_t) Σ_j β_t(j),
-# and the same bounds the total variation between true and computed marginals. It may be taken with the computed β,
-# which is no less than the true one, but for rounding: a step of the backward pass loses at most 2 K tiny = 2 eps δ.
-# If this bound is small, the pass was right whatever the potentials are; if it is large or NaN, log space decides.
+# and the same bounds the total variation between true and computed marginals. β itself loses 2 K tiny at most in a
+# step. Whatever an earlier frame adds has flowed into α_t <= 1 by then, since α never falls below the floor, so that
+# all this changes the bound by 32 T eps² at most where it holds. If the bound is small, the pass was right whatever
+# the potentials are; if it is large or NaN, log space decides.
 #
 # Without β: where the entries of each column of A differ by a factor of at most r, β_t(i) <= r β_t(j) for all i and j,
 # and because ⟨α_t, β_t⟩ = 1, some β_t(j) <= 1. So Σ_j β_t(j) <= K r, and the forward pass has a bound by itself. In
@@ -53,7 +54,7 @@ def smooth(potentials: Path, length: jax.Array) -> tuple[tuple[jax.Array, Path],
     factors = scale(potentials, length)
     alpha, norms = forward(factors, length)
     onward = factors.states / norms[:, None]
-    beta = backward(factors, onward, length, _floor(potentials))
+    beta = backward(factors, onward, length)
     inside = jnp.arange(norms.size) < length
     lost = _floor(potentials) * jnp.sum(jnp.where(inside[:, None], _weight(norms)[:, None] * beta, 0))
     log_z = factors.log_scale + pairwise_sum(jnp.log(norms))
@@ -101,16 +102,15 @@ def forward(factors: Scaled, length: jax.Array) -> tuple[jax.Array, jax.Array]:
     return jnp.concatenate([first[None], alpha]), jnp.concatenate([norm[None], norms])
 
 
-def backward(factors: Scaled, onward: jax.Array, length: jax.Array, floor: float) -> jax.Array:
-    """β [T, K], no less than the floor; 1 from the last frame on."""
+def backward(factors: Scaled, onward: jax.Array, length: jax.Array) -> jax.Array:
+    """β [T, K] from onward = E / c [T, K]; 1 from the last frame on."""
     homogeneous = factors.transitions.ndim == 2
     transposed = jnp.swapaxes(factors.transitions, -1, -2)
 
     def step(after, x):
         weights, transition, counts = x
         transition = transposed if homogeneous else transition
-        before = jnp.maximum(jnp.dot(after * weights, transition, precision=PRECISION), floor)
-        before = jnp.where(counts, before, 1)
+        before = jnp.where(counts, jnp.dot(after * weights, transition, precision=PRECISION), 1)
         return before, before
 
     end = jnp.ones_like(onward[-1]) + 0 * onward[-1]

@@ -171,24 +171,25 @@ def hessian_blocks(f: Callable[[jax.Array], jax.Array], z: jax.Array) -> tuple[j
     frames, size = z.shape
     colours = min(3, frames)
     own = jnp.asarray(np.arange(frames) % colours == np.arange(colours)[:, None], z.dtype)  # [colours, T]
+    probes = (own[:, None, :, None] * jnp.eye(size, dtype=z.dtype)[:, None, :]).reshape(-1, frames, size)
+    test = jnp.asarray(np.random.default_rng(0).uniform(-1, 1, z.shape), z.dtype)
 
     def product(v):
         return jax.jvp(jax.grad(f), (z,), (v,))[1]
 
-    probes = own[:, None, :, None] * jnp.eye(size, dtype=z.dtype)[:, None, :]
-    products = jax.vmap(jax.vmap(product))(probes)  # [colours, D, T, D], its second axis is the column of H
+    products, seen = jnp.split(jax.vmap(product)(jnp.append(probes, test[None], 0)), [len(probes)])
+    columns = products.reshape(colours, size, frames, size)
 
-    def pick(own, products):
+    def pick(own, columns):
         # a sum over a mask, where an index would be transposed to a slow scatter
-        return jnp.swapaxes(jnp.sum(own[:, None, :, None] * products, 0), 0, 1)  # [T, D, D], columns first
+        return jnp.transpose(jnp.sum(own[:, None, :, None] * columns, 0), (1, 2, 0))
 
-    diagonal, below = (jnp.swapaxes(pick(*a), 1, 2) for a in ((own, products), (own[:, :-1], products[:, :, 1:])))
-    return diagonal, below, jax.lax.stop_gradient(_doubt(product, diagonal, below, z))
+    diagonal, below = pick(own, columns), pick(own[:, :-1], columns[:, :, 1:])
+    return diagonal, below, jax.lax.stop_gradient(_doubt(diagonal, below, test, seen[0]))
 
 
-def _doubt(product: Callable, diagonal: jax.Array, below: jax.Array, z: jax.Array) -> jax.Array:
-    """0, or NaN where H v is not what the blocks say, for one v without pattern."""
-    v = jnp.asarray(np.random.default_rng(0).uniform(-1, 1, z.shape), z.dtype)
+def _doubt(diagonal: jax.Array, below: jax.Array, v: jax.Array, product: jax.Array) -> jax.Array:
+    """0, or NaN where the product of H with v [T, D] is not that of its blocks."""
 
     def apply(diagonal, below, v):
         ahead = jnp.einsum("tij,tj->ti", below, v[:-1], precision=PRECISION)
@@ -197,9 +198,9 @@ def _doubt(product: Callable, diagonal: jax.Array, below: jax.Array, z: jax.Arra
         none = jnp.zeros_like(v[:1])
         return inner + jnp.concatenate([none, ahead]) + jnp.concatenate([back, none])
 
-    gap = jnp.max(jnp.abs(product(v) - apply(diagonal, below, v)))
+    gap = jnp.max(jnp.abs(product - apply(diagonal, below, v)))
     scale = jnp.max(apply(jnp.abs(diagonal), jnp.abs(below), jnp.abs(v)))
-    return jnp.where(gap <= jnp.finfo(z.dtype).eps ** 0.5 * scale, 0, jnp.nan).astype(z.dtype)
+    return jnp.where(gap <= jnp.finfo(v.dtype).eps ** 0.5 * scale, 0, jnp.nan).astype(v.dtype)
 
 
 def _check_blocks(linear: jax.Array, diagonal: jax.Array, below: jax.Array) -> tuple[int, int]:

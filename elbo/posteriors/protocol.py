@@ -15,6 +15,8 @@ class Posterior(Protocol):
     A posterior may offer more, and the automatic estimator looks for it by name:
       - `expect_quadratic(f)`: exact E f(z) of an f quadratic in z (Gaussians);
       - `support()`: every value of z, stacked on a leading axis [S, ...] (small discrete posteriors);
+      - `prepared()`: the same posterior, with what `mean` and `entropy` have in common computed once;
+      - `log_partition()`: ln Z of the unnormalised potentials that `exact` gave it, for `evidence`;
       - `reparameterized`: True where `sample` is differentiable in the posterior's parameters.
     """
 
@@ -48,3 +50,8 @@ class Structure(Protocol):
         y is that datum, for structures whose size depends on it (the length of a sequence).
         """
         ...
+
+
+def prepared(q: Posterior) -> Posterior:
+    """q, with what its methods have in common computed once, where it offers that."""
+    return q.prepared() if hasattr(q, "prepared") else q

@@ -28,11 +28,10 @@ def listed(length, states) -> np.ndarray:
 
 
 def scores(initial, transition, emission, paths):
-    """Log potential of each path, differentiable."""
-    t = jnp.arange(paths.shape[1])
-    steps = transition[paths[:, :-1], paths[:, 1:]] if transition.ndim == 2 else (
-        transition[t[:-1], paths[:, :-1], paths[:, 1:]]
-    )
+    """Log potential of each path; of numpy arrays or differentiable."""
+    t = np.arange(paths.shape[1])
+    here, there = paths[:, :-1], paths[:, 1:]
+    steps = transition[here, there] if transition.ndim == 2 else transition[t[:-1], here, there]
     return initial[paths[:, 0]] + steps.sum(1) + emission[t, paths].sum(1)
 
 
@@ -40,7 +39,7 @@ def enumerated(q: Chain) -> dict:
     """Everything about a chain from the list of its paths."""
     length, states = int(q.length), q.initial.size
     paths = listed(length, states)
-    weight = np.asarray(scores(q.initial, q.transition, q.states, paths), np.float64)
+    weight = scores(*(np.asarray(a, np.float64) for a in (q.initial, q.transition, q.states)), paths)
     log_z = np.log(np.exp(weight - weight.max()).sum()) + weight.max()
     p = np.exp(weight - log_z)
     each = np.eye(states)[paths]
@@ -71,7 +70,9 @@ def _lse(x, axis):
 def smoothed(q: Chain) -> tuple:
     """(ln Z, (initial, transitions, states)) of a chain of full length in float64; ln 0 is −∞ here."""
     initial, transition, emission = (np.asarray(a, np.float64) for a in (q.initial, q.transition, q.states))
-    initial, transition, emission = (np.where(a <= 1e-6 * LOG_ZERO, -np.inf, a) for a in (initial, transition, emission))
+    initial, transition, emission = (
+        np.where(a <= 1e-6 * LOG_ZERO, -np.inf, a) for a in (initial, transition, emission)
+    )
     frames, states = emission.shape
     steps = transition if transition.ndim == 3 else np.broadcast_to(transition, (frames - 1, states, states))
     alpha, beta = np.empty((frames, states)), np.zeros((frames, states))

@@ -125,7 +125,7 @@ def test_one_frame_and_one_dimension(frames, size):
     check()
 
 
-@pytest.mark.parametrize(("frames", "size"), [(1, 2), (2, 1), (13, 3)])
+@pytest.mark.parametrize(("frames", "size"), [(1, 1), (7, 2)])
 def test_parallel_equals_sequential(frames, size):
     linear, diagonal, below = blocks(7, frames, size)
     below = jnp.concatenate([jnp.zeros((1, size, size)), below])
@@ -195,39 +195,40 @@ def test_kl_of_two_chains():
 
 
 def test_the_structure_reads_the_blocks_off_any_quadratic():
-    """The Hessian by probes, with neighbours coupled by rolls, scans and convolutions."""
+    """The Hessian by probes, with neighbours coupled by rolls and scans."""
     ways = {
-        "slices": lambda z: jnp.sum((z[1:] - 0.9 * z[:-1]) ** 2),
         "roll": lambda z: jnp.sum(((z - 0.9 * jnp.roll(z, 1, 0)) * (jnp.arange(FRAMES) > 0)[:, None]) ** 2),
         "scan": lambda z: jax.lax.scan(lambda c, x: (x, jnp.sum((x - 0.9 * c) ** 2)), z[0], z[1:])[1].sum(),
     }
-    precision = {}
-    for name, f in ways.items():
+    for f in ways.values():
         q = jax.jit(
-            lambda f=f: elbo.gaussian_chain(SIZE).posterior(lambda z: -f(z) - jnp.sum(z**2), jnp.zeros(FRAMES))
+            lambda f=f: elbo.gaussian_chain(SIZE).posterior(
+                lambda z: -f(z) - jnp.sum(jnp.ones(()) * z**2), jnp.zeros(FRAMES)
+            )
         )()
-        precision[name] = q
         hessian = jax.hessian(lambda z, f=f: f(z) + jnp.sum(z**2))(jnp.zeros((FRAMES, SIZE)))
         covariance = np.linalg.inv(np.asarray(hessian).reshape(FRAMES * SIZE, -1)).reshape(FRAMES, SIZE, FRAMES, SIZE)
         truth = np.stack([covariance[t, :, t] for t in range(FRAMES)])
         np.testing.assert_allclose(q.covariances(), truth, rtol=1e-11, atol=1e-13)
 
 
-@pytest.mark.parametrize(("i", "j"), [(i, j) for i, j in itertools.combinations(range(7), 2) if j - i > 1])
+@jax.jit
+def coupled(i, j):
+    def f(z):
+        return -jnp.sum(z**2) + 0.5 * z[i, 0] * z[j, 1] - 0.1 * jnp.sum(z[1:] * z[:-1])
+
+    q = elbo.gaussian_chain(2).posterior(f, jnp.zeros(7))
+    fine = elbo.GaussianChain.from_precision(*blocks(0, 7, 2))
+    return q.mean(), fine.expect_quadratic(f)
+
+
+@pytest.mark.parametrize(("i", "j"), list(itertools.combinations(range(7), 2)))
 def test_frames_that_are_coupled_further_apart_are_never_silently_wrong(i, j):
-    @jax.jit
-    def both(i, j):
-        def f(z):
-            return -jnp.sum(z**2) + 0.5 * z[i, 0] * z[j, 1] - 0.1 * jnp.sum(z[1:] * z[:-1])
-
-        q = elbo.gaussian_chain(2).posterior(f, jnp.zeros(7))
-        fine = elbo.GaussianChain.from_precision(*blocks(0, 7, 2))
-        return q.mean(), fine.expect_quadratic(f)
-
-    mean, expected = both(i, j)
-    assert np.isnan(mean).all() and np.isnan(expected)
-    mean, expected = both(i, i + 1)
-    assert np.isfinite(mean).all() and np.isfinite(expected)
+    mean, expected = coupled(i, j)
+    if j - i > 1:
+        assert np.isnan(mean).all() and np.isnan(expected)
+    else:
+        assert np.isfinite(mean).all() and np.isfinite(expected)
 
 
 def test_under_vmap_a_hessian_that_no_datum_changes_is_factorised_once():

@@ -1,75 +1,19 @@
-"""The problems: one record each. A new one is a new record, and where needed a new function in the peers' adapters."""
+"""EM of Gaussian mixtures: one large, one wide, a thousand small ones."""
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 
 import elbo
 import optim
-from models import mixture, vae
+from models import mixture
 from models.families import Categorical, MultivariateNormal
 
-from . import measure
-from .peers import Contender, reference
-from .peers.reference import Layers
-
-Answer = dict[str, Any]
-
-
-class Target(NamedTuple):
-    """What we mean to reach.
-
-    Attributes:
-      text: for people.
-      least: the ratio to reach.
-      against: the ratio is the time of the best contender whose label holds all these words, over ours; or "gemm": it
-        is the share of the machine's own rate of matrix products.
-    """
-
-    text: str
-    least: float
-    against: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class Problem:
-    """One problem, timed and checked.
-
-    Attributes:
-      name: for `--only`.
-      description: a line for people.
-      unit: what is timed.
-      task: the peers' `TASKS` that do it.
-      make: `make(**sizes)`, the data with where to start; everyone gets the same.
-      sizes, tiny: its arguments, and those of a quick trial of the machinery.
-      ours: our program on the data.
-      reference: the answer that every contender must give, from `peers.reference`.
-      tolerance: for each entry of the answer, largest |answer − reference| / largest |reference|.
-      flops: floating-point operations of one unit, counted on paper.
-      counted: what that count counts.
-      peers: libraries, see `peers.ADAPTERS`.
-      targets: see `Target`.
-    """
-
-    name: str
-    description: str
-    unit: str
-    task: str
-    make: Callable[..., Any]
-    sizes: dict[str, int]
-    tiny: dict[str, int]
-    ours: Callable[[Any], Contender]
-    reference: Callable[[Any], Answer]
-    tolerance: dict[str, float]
-    flops: Callable[[Any], float]
-    counted: str
-    peers: tuple[str, ...] = ()
-    targets: tuple[Target, ...] = field(default=())
+from .. import measure
+from ..peers import Contender, reference
+from .problem import Answer, Problem, Target
 
 
 class Mixture(NamedTuple):
@@ -187,91 +131,6 @@ def our_mixtures(data: Mixture) -> Contender:
     return Contender("elbo", "vmap", answer, run, compiled)
 
 
-class Vae(NamedTuple):
-    """A batch for a Bernoulli VAE with one hidden layer each way, and where it starts; float32.
-
-    Attributes:
-      ys: [N, D] in {0, 1}.
-      eta: [N, Q], the noise for the comparison of the answers.
-      encoder, decoder: (kernel, bias) of each layer.
-      rate: of Adam.
-    """
-
-    ys: np.ndarray
-    eta: np.ndarray
-    encoder: Layers
-    decoder: Layers
-    rate: float
-
-    def answer(self, loss, gradient) -> Answer:
-        """−L per datum, and its gradient: kernel and bias of each layer, the encoder's first."""
-        return {"loss": np.asarray(loss), "gradient": tuple(np.asarray(g) for g in gradient)}
-
-
-_NOISE = 1  # the seed of the key of the comparison
-
-
-def make_vae(data: int, size: int, hidden: int, latent: int) -> Vae:
-    """Random binary images, random networks, and the noise that `vae_step` draws from the key of the comparison."""
-    rng = np.random.default_rng(0)
-
-    def layers(*widths):
-        pairs = zip(widths[:-1], widths[1:], strict=True)
-        return [
-            (
-                (rng.standard_normal((a, b)) / np.sqrt(a)).astype(np.float32),
-                0.1 * rng.standard_normal(b).astype(np.float32),
-            )
-            for a, b in pairs
-        ]
-
-    ys = (rng.random((data, size)) < rng.random(size)).astype(np.float32)
-    unit = elbo.Normal(jnp.zeros(latent, jnp.float32), jnp.zeros(latent, jnp.float32))
-    eta = jax.vmap(unit.sample)(jax.random.split(jax.random.key(_NOISE), data))
-    return Vae(ys, np.array(eta), layers(size, hidden, 2 * latent), layers(latent, hidden, size), 1e-3)
-
-
-def our_vae(data: Vae) -> Contender:
-    """One update of `vae_step` with Adam."""
-    latent, hidden = data.eta.shape[1], data.encoder[0][0].shape[1]
-    networks, shaped = vae.init(jax.random.key(0), data.ys.shape[1], latent, hidden=(hidden,))
-    model = vae.model(networks)
-    rule = optim.vae_step(model, optax.adam(data.rate))
-    ys = jnp.asarray(data.ys)
-
-    def network(layers):
-        named = {i: {"bias": jnp.array(b), "kernel": jnp.array(w)} for i, (w, b) in enumerate(layers)}
-        return {"layers": named}
-
-    def start():
-        params = elbo.Params(network(data.decoder), network(data.encoder))
-        assert jax.tree.structure(params) == jax.tree.structure(shaped)
-        return params
-
-    def step(key, params, state, ys):
-        key, sample_key = jax.random.split(key)
-        return key, *rule.update(sample_key, params, state, ys)
-
-    def answer():
-        # an optimiser that moves nothing and keeps the gradient as its state
-        keep = optax.GradientTransformation(optax.tree.zeros_like, lambda g, s, p=None: (optax.tree.zeros_like(g), g))
-        checked = optim.vae_step(model, keep)
-        params = start()
-        _, gradient, info = jax.jit(checked.update)(jax.random.key(_NOISE), params, checked.init(params), ys)
-        layers = [net["layers"][i] for net in (gradient.psi, gradient.theta) for i in (0, 1)]
-        return data.answer(-info.elbo, [part for layer in layers for part in (layer["kernel"], layer["bias"])])
-
-    carry = jax.random.key(0), start(), rule.init(start())
-    compiled = measure.compile_program(jax.jit(step, donate_argnums=(0, 1, 2)), *carry, ys)
-    return Contender("elbo", "", answer, measure.carried(compiled, carry, ys), compiled)
-
-
-def vae_flops(data: Vae) -> float:
-    """The products with the four kernels: one forward, two backward, but none for the gradient in the data."""
-    kernels = [w.size for w, _ in (*data.encoder, *data.decoder)]
-    return 2.0 * len(data.ys) * (3 * sum(kernels) - kernels[0])
-
-
 _MIXTURE = dict(
     make=make_mixture,
     reference=mixture_reference,
@@ -288,7 +147,7 @@ _ONE_MIXTURE = dict(
     tiny=dict(sets=None, data=300, size=3, components=2, steps=3),
 )
 
-PROBLEMS = (
+MIXTURES = (
     Problem(
         name="gmm-16",
         description="Gaussian mixture, full covariance, N=100,000 D=16 K=16, one EM iteration",
@@ -316,21 +175,5 @@ PROBLEMS = (
         peers=("scikit-learn",),
         targets=(Target("10x scikit-learn in two processes", 10, ("scikit-learn", "2 processes")),),
         **_MIXTURE,
-    ),
-    Problem(
-        name="vae",
-        description="VAE, MLP 784-400-20, Bernoulli, batch 128, one sample per datum, one Adam step",
-        unit="step",
-        task="vae",
-        make=make_vae,
-        sizes=dict(data=128, size=784, hidden=400, latent=20),
-        tiny=dict(data=8, size=12, hidden=7, latent=3),
-        ours=our_vae,
-        reference=lambda data: data.answer(*reference.vae(data.encoder, data.decoder, data.ys, data.eta)),
-        tolerance={"loss": 1e-5, "gradient": 1e-4},
-        flops=vae_flops,
-        counted="products with the kernels, forward and backward",
-        peers=("flax+optax", "numpyro", "torch"),
-        targets=(Target("at most the time of a plain flax+optax loop", 1, ("flax+optax",)),),
     ),
 )

@@ -1,0 +1,10 @@
+"""The problems: one record each. A new one is a new record, and where needed a new function in the peers' adapters."""
+
+from .chains import CHAINS, Field, Sequences
+from .mixtures import MIXTURES, Mixture
+from .problem import Problem, Target
+from .vae import VAES, Vae, make_vae
+
+PROBLEMS = (*MIXTURES, *VAES, *CHAINS)
+
+__all__ = ["PROBLEMS", "Field", "Mixture", "Problem", "Sequences", "Target", "Vae", "make_vae"]
