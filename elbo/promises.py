@@ -37,9 +37,9 @@ class Trial(NamedTuple):
         jax.eval_shape(lambda y: out.append(f(self.model.encoder(self.params.psi, y), y)), first)
         return out[0]
 
-    def each(self, f: Callable[[Any, Tree], Tree]) -> Tree:
-        """f(q, y) of every datum."""
-        return jax.jit(jax.vmap(lambda y: f(self.model.encoder(self.params.psi, y), y)))(self.ys)
+    def each(self, f: Callable[..., Tree], *rest: Tree) -> Tree:
+        """f(q, y, *rest) of every datum; rest has a leading axis N."""
+        return jax.jit(jax.vmap(lambda y, *r: f(self.model.encoder(self.params.psi, y), y, *r)))(self.ys, *rest)
 
     def terms(self, z: Tree, y: Tree) -> tuple[jax.Array, ...]:
         """The terms of log_joint."""
@@ -137,7 +137,8 @@ def _posterior(t: Trial) -> tuple[bool, str]:
             return False, f"the probabilities of support() sum to {total[bad[0]]:.4g} for data {bad}, expected 1"
     if t.key is None:
         return True, "sample: " + _NO_KEY
-    keys = jax.random.split(t.key, max(2, _DRAWS // len(jax.tree.leaves(t.ys)[0])))
+    count = len(jax.tree.leaves(t.ys)[0])
+    keys = jax.random.split(t.key, (count, max(2, _DRAWS // count)))
 
     def residuals(q, z):
         return {
@@ -145,7 +146,7 @@ def _posterior(t: Trial) -> tuple[bool, str]:
             "z - mean": jax.tree.map(jnp.subtract, z, q.mean()),
         }
 
-    seen = t.each(lambda q, _: jax.vmap(lambda k: residuals(q, q.sample(k)))(keys))
+    seen = t.each(lambda q, _, ks: jax.vmap(lambda k: residuals(q, q.sample(k)))(ks), keys)
     for name, a in [(name, a) for name, residual in seen.items() for a in jax.tree.leaves(residual)]:
         average, error = jnp.mean(a, (0, 1)).ravel(), jnp.std(a, (0, 1)).ravel() / (a.shape[0] * a.shape[1]) ** 0.5
         i = jnp.argmax(jnp.abs(average) - 5 * error)  # a NaN, where there is one

@@ -237,8 +237,7 @@ def _clustered(key, flat, present, states, family, inputs):
     # a state starts as its cluster and a little of everything, so that none starts on a single frame
     member = 0.95 * jax.nn.one_hot(nearest, states, dtype=flat.dtype) + 0.05 / states
     member = jnp.where(present[:, None], member, 0)
-    data = (jnp.where(present[:, None], flat, 0),)
+    data: tuple = (jnp.where(present[:, None], flat, 0),)
     if inputs is not None:
         data += (jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:]), inputs),)
     return estimate(estimate(family, jnp.broadcast_to(present[:, None], member.shape), *data), member, *data)
-

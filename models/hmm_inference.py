@@ -26,7 +26,7 @@ class Decoded(NamedTuple):
 
 def smooth(model: elbo.Model, theta: Tree, ys: Tree) -> jax.Array:
     """P(z_t | all of y), [N, T, K]; zeros in the padding."""
-    return jax.vmap(lambda y: model.encoder(theta, y).mean().states)(ys)
+    return jax.vmap(lambda y: _posterior(model, theta, y).mean().states)(ys)
 
 
 def filter(model: elbo.Model, theta: Tree, ys: Tree) -> jax.Array:  # noqa: A001 - the term of the field
@@ -39,12 +39,12 @@ def filter(model: elbo.Model, theta: Tree, ys: Tree) -> jax.Array:  # noqa: A001
     >>> filter(hmm.model(2), theta, jnp.array([[0, 1]])).tolist()
     [[[0.6667, 0.3333], [0.0, 1.0]]]
     """
-    return jax.vmap(lambda y: jnp.exp(model.encoder(theta, y).filtered()))(ys)
+    return jax.vmap(lambda y: jnp.exp(_posterior(model, theta, y).filtered()))(ys)
 
 
 def decode(model: elbo.Model, theta: Tree, ys: Tree) -> Decoded:
     """The most probable path of each sequence (Viterbi)."""
-    return Decoded(*jax.vmap(lambda y: model.encoder(theta, y).best())(ys))
+    return Decoded(*jax.vmap(lambda y: _posterior(model, theta, y).best())(ys))
 
 
 def predict(model: elbo.Model, theta: Tree, ys: Tree) -> jax.Array:
@@ -52,7 +52,7 @@ def predict(model: elbo.Model, theta: Tree, ys: Tree) -> jax.Array:
 
     def one(y):
         last = elbo.padded(y).length - 1
-        now = jnp.exp(model.encoder(theta, y).filtered()[last])
+        now = jnp.exp(_posterior(model, theta, y).filtered()[last])
         return jnp.dot(now, theta.transition.probabilities(), precision=elbo.PRECISION)
 
     return jax.vmap(one)(ys)
@@ -82,3 +82,12 @@ def match(states: Any, reference: Any) -> np.ndarray:
     rows, columns = optax.assignment.hungarian_algorithm(jnp.asarray(-counts, float))
     names[np.asarray(rows)] = np.asarray(columns)
     return names
+
+
+def _posterior(model: elbo.Model, theta: Tree, y: Tree) -> elbo.Chain:
+    q = model.encoder(theta, y)
+    if not isinstance(q, elbo.Chain):
+        raise TypeError(
+            f"model: its posterior is a {type(q).__name__}, expected a model of chains, such as hmm.model(K)"
+        )
+    return q

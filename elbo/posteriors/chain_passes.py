@@ -60,7 +60,9 @@ def unless(right: jax.Array, fast: Tree, slow: Callable[..., Tree], *args: Tree)
 
     @custom_vmap
     def choose(right, fast, args):
-        return jax.lax.cond(jnp.all(right), lambda: fast, lambda: slow(*args))
+        # a branch, written as a loop of no or one round: what a jax.lax.cond returns is copied
+        start = jnp.all(right), fast
+        return jax.lax.while_loop(lambda state: ~state[0], lambda state: (~state[0], slow(*args)), start)[1]
 
     @choose.def_vmap
     def batch(size, batched, right, fast, args):

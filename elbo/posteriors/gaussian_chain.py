@@ -96,7 +96,7 @@ class GaussianChain:
         after = jnp.concatenate([away[1:], jnp.zeros_like(away[:1])])
         residual = away + jnp.einsum("tij,tj->ti", self.gain, after, precision=PRECISION)
         eta = jnp.einsum("tji,tj->ti", triangular_inverse(self.root), residual, precision=PRECISION)
-        return -0.5 * jnp.sum(eta**2 + jnp.where(mask, math.log(2 * math.pi), 0)) - self._log_det()
+        return -0.5 * jnp.sum(jnp.square(eta) + jnp.where(mask, math.log(2 * math.pi), 0)) - self._log_det()
 
     def entropy(self) -> jax.Array:
         """½ ln det 2πe Σ of the frames that count."""

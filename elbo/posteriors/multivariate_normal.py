@@ -42,7 +42,7 @@ class MultivariateNormal:
     def log_prob(self, z: jax.Array) -> jax.Array:
         """ln N(z; loc, Σ), quadratic in z. O(D³) for the inverse of the factor."""
         eta = jnp.dot(triangular_inverse(self.scale_tril), z - self.loc, precision=PRECISION)
-        return -0.5 * jnp.sum(eta**2 + jnp.log(2 * jnp.pi)) - self._log_det()
+        return -0.5 * jnp.sum(jnp.square(eta) + jnp.log(2 * jnp.pi)) - self._log_det()
 
     def entropy(self) -> jax.Array:
         """½ ln det 2πe Σ."""

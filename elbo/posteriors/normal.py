@@ -36,7 +36,7 @@ class Normal:
     def log_prob(self, z: jax.Array) -> jax.Array:
         """ln N(z; loc, diag exp(log_scale)²), quadratic in z."""
         eta = (z - self.loc) * jnp.exp(-self.log_scale)
-        return -0.5 * jnp.sum(eta**2 + 2 * self.log_scale + jnp.log(2 * jnp.pi))
+        return -0.5 * jnp.sum(jnp.square(eta) + 2 * self.log_scale + jnp.log(2 * jnp.pi))
 
     def entropy(self) -> jax.Array:
         """Σ log_scale + D/2 ln 2πe."""

@@ -116,7 +116,7 @@ class LinearGaussian:
         check_event("y", y, (self.event_size,))
         design = self._design(x)
         r = (y - self.bias - self._slope(design)) * jnp.exp(-self._log_scale())
-        value = -0.5 * jnp.sum(r**2, -1) - self._constant()
+        value = -0.5 * jnp.sum(jnp.square(r), -1) - self._constant()
         return tapped(_contract_spherical if self.spherical else _contract, value, self.tap, design, r)
 
     def sample(self, key: jax.Array, x: jax.Array) -> jax.Array:
@@ -216,11 +216,11 @@ class LinearGaussian:
 
 
 def _contract(tap: Statistics, design: jax.Array, r: jax.Array) -> jax.Array:
-    return _contract_linear(tap, design, r) + jnp.sum(tap.second * r**2, -1)
+    return _contract_linear(tap, design, r) + jnp.sum(tap.second * jnp.square(r), -1)
 
 
 def _contract_spherical(tap: Statistics, design: jax.Array, r: jax.Array) -> jax.Array:
-    return _contract_linear(tap, design, r) + tap.second * jnp.sum(r**2, -1)
+    return _contract_linear(tap, design, r) + tap.second * jnp.sum(jnp.square(r), -1)
 
 
 def _contract_linear(tap: Statistics, design: jax.Array, r: jax.Array) -> jax.Array:

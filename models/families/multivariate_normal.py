@@ -116,7 +116,7 @@ class MultivariateNormal:
         """ln N(x; mean, Σ) of one datum x [D] under each component, [*batch], nats. O(D²) a component."""
         check_event("x", x, (self.event_size,))
         u = self._whiten(x)
-        value = self._log_det() - 0.5 * (jnp.sum(u**2, -1) + self.event_size * math.log(2 * math.pi))
+        value = self._log_det() - 0.5 * (jnp.sum(jnp.square(u), -1) + self.event_size * math.log(2 * math.pi))
         contracts = {"full": _contract_full, "tied": _contract_tied, "spherical": _contract_spherical}
         return tapped(contracts[self.covariance_type], value, self.tap, u)
 
@@ -237,7 +237,7 @@ def _contract_tied(tap: Statistics, u: jax.Array) -> jax.Array:
 
 
 def _contract_spherical(tap: Statistics, u: jax.Array) -> jax.Array:
-    return tap.count + tap.scale_count + jnp.sum(tap.first * u, -1) + tap.second * jnp.sum(u**2, -1)
+    return tap.count + tap.scale_count + jnp.sum(tap.first * u, -1) + tap.second * jnp.sum(jnp.square(u), -1)
 
 
 def _triangle(root: jax.Array) -> jax.Array:

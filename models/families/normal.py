@@ -75,7 +75,8 @@ class Normal:
         check_event("x", x, (self.event_size,))
         # elementwise: products of x² and x with matrices would be E[x²] − mean²
         u = (x - self.mean) * jnp.exp(-self.log_scale)
-        value = -0.5 * (jnp.sum(u**2, -1) + self.event_size * math.log(2 * math.pi)) - jnp.sum(self.log_scale, -1)
+        constant = 0.5 * self.event_size * math.log(2 * math.pi) + jnp.sum(self.log_scale, -1)
+        value = -0.5 * jnp.sum(jnp.square(u), -1) - constant
         return tapped(_contract, value, self.tap, u)
 
     def sample(self, key: jax.Array) -> jax.Array:

@@ -51,7 +51,6 @@ def rng_rows(rows, columns):
     return table / table.sum(1, keepdims=True)
 
 
-
 def values(kind):
     if kind == "poisson":
         return jnp.asarray(COUNTS[..., None], float)
