@@ -60,9 +60,7 @@ def unless(right: jax.Array, fast: Tree, slow: Callable[..., Tree], *args: Tree)
 
     @custom_vmap
     def choose(right, fast, args):
-        # a branch, written as a loop of no or one round: what a jax.lax.cond returns is copied
-        start = jnp.all(right), fast
-        return jax.lax.while_loop(lambda state: ~state[0], lambda state: (~state[0], slow(*args)), start)[1]
+        return jax.lax.cond(jnp.all(right), lambda: fast, lambda: slow(*args))
 
     @choose.def_vmap
     def batch(size, batched, right, fast, args):

@@ -71,5 +71,12 @@ def _varying(zeros: jax.Array, value: jax.ShapeDtypeStruct) -> jax.Array:
 
     JAX sums the gradient in an array that is the same on all devices over these devices.
     """
-    axes = (value.vma or frozenset()) - jax.typeof(zeros).vma
+    axes = _axes(value) - _axes(jax.typeof(zeros))
     return jax.lax.pcast(zeros, tuple(axes), to="varying") if axes else zeros
+
+
+def _axes(kind: Any) -> frozenset:
+    """The mesh axes that a type varies over: `vma`, from jax 0.10 on `manual_axis_type.varying`."""
+    if hasattr(kind, "vma"):
+        return kind.vma or frozenset()
+    return getattr(kind.manual_axis_type, "varying", frozenset())
