@@ -70,7 +70,10 @@ def _largest(jaxpr: Jaxpr) -> int:
     """Bytes of the largest array with an axis of the probe's length."""
     arrays: list[Any] = [v.aval for eqn in jaxpr.eqns for v in eqn.outvars]
     sizes = [a.size * a.dtype.itemsize for a in arrays if _PROBE in getattr(a, "shape", ())]
-    inner = [_largest(body) for eqn in jaxpr.eqns for body in jax.core.jaxprs_in_params(eqn.params)]
+    params = [
+        p for eqn in jaxpr.eqns for value in eqn.params.values() for p in (value if type(value) is tuple else (value,))
+    ]
+    inner = [_largest(b) for b in (getattr(p, "jaxpr", p) for p in params) if isinstance(b, Jaxpr)]
     return max([1, *sizes, *inner])
 
 

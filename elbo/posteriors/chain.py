@@ -1,7 +1,7 @@
 """Chains of K states: the posterior of a hidden Markov model, and the linear-chain conditional random field."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import jax
@@ -28,6 +28,7 @@ class Chain:
       transition: [K, K], from row to column, or [T-1, K, K], one for each step.
       states: [T, K].
       length: L, an int scalar in 1..T. A concrete one out of range raises, a traced one gives NaN.
+      smoothed: (ln Z, marginals), known beforehand, or None; see `prepared`.
 
     >>> q = Chain(jnp.zeros(2), jnp.log(jnp.array([[3.0, 1.0], [1.0, 3.0]])), jnp.zeros((3, 2)), jnp.array(2))
     >>> q.log_partition().tolist(), q.mean().transitions.tolist()  # 8 = 3 + 1 + 1 + 3
@@ -40,7 +41,12 @@ class Chain:
     transition: jax.Array
     states: jax.Array
     length: jax.Array
+    smoothed: tuple[jax.Array, Path] | None = None
     reparameterized: ClassVar[bool] = False
+
+    def prepared(self) -> "Chain":
+        """The same chain with ln Z and the marginals computed, for `mean` and `entropy` to share. O(T K²)."""
+        return replace(self, smoothed=self._smoothed())
 
     def log_partition(self) -> jax.Array:
         """ln Z = ln Σ_z exp ⟨potentials, z⟩, a scalar; its gradient is `mean()`. O(T K²)."""
@@ -48,15 +54,15 @@ class Chain:
 
     def mean(self) -> Path:
         """Marginals: P(z_1), expected transitions (of each step, or summed), P(z_t). O(T K²)."""
-        return chain_passes.smooth(*self._clean())[1]
+        return self._smoothed()[1]
 
     def entropy(self) -> jax.Array:
         """−Σ P ln P = ln Z − ⟨potentials, mean⟩, nats.
 
         `LOG_ZERO` for an impossible chain: its marginals are zero, so that energy + entropy is that of the datum.
         """
-        potentials, length = self._clean()
-        log_z, marginals = chain_passes.smooth(potentials, length)
+        potentials, _ = self._clean()
+        log_z, marginals = self._smoothed()
         possible = Path(*(jnp.where(a <= IMPOSSIBLE, 0, a) for a in potentials))
         return log_z - inner(possible, marginals)
 
@@ -107,6 +113,9 @@ class Chain:
         _, alpha, peaks = chain_log.forward(potentials, length)
         seen = (jnp.cumsum(peaks) > IMPOSSIBLE) & (jnp.arange(peaks.size) < length)
         return jnp.where(seen[:, None], jax.nn.log_softmax(alpha, axis=-1), LOG_ZERO)
+
+    def _smoothed(self) -> tuple[jax.Array, Path]:
+        return chain_passes.smooth(*self._clean()) if self.smoothed is None else self.smoothed
 
     def _clean(self) -> tuple[Path, jax.Array]:
         _check(self)
