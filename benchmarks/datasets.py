@@ -1,4 +1,4 @@
-"""Data for the demos and benchmarks: two small sets bundled here (`data/README.md`), and MNIST from a file of yours."""
+"""Data for the demos and benchmarks: small sets bundled here (`data/README.md`), and MNIST from a file of yours."""
 
 from pathlib import Path
 from typing import NamedTuple
@@ -18,6 +18,18 @@ def digits() -> tuple[np.ndarray, np.ndarray]:
     """Handwritten digits of 8 x 8 pixels: images float64 [1797, 64] in 0..16, labels int [1797]."""
     with np.load(_DATA / "digits.npz", allow_pickle=False) as file:
         return file["images"].astype(np.float64), file["labels"].astype(int)
+
+
+def earthquakes() -> tuple[np.ndarray, np.ndarray]:
+    """Earthquakes of magnitude 7 and more: years int [107], 1900 to 2006, and counts int [107]."""
+    table = np.loadtxt(_DATA / "earthquakes.csv", delimiter=",", skiprows=1, dtype=int)
+    return table[:, 0], table[:, 1]
+
+
+def nile() -> tuple[np.ndarray, np.ndarray]:
+    """Flow of the Nile: years int [100], 1871 to 1970, and 10⁸ m³ a year, float64 [100]."""
+    table = np.loadtxt(_DATA / "nile.csv", delimiter=",", skiprows=1)
+    return table[:, 1].astype(int), table[:, 2]
 
 
 class Mnist(NamedTuple):

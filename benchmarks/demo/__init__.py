@@ -3,6 +3,7 @@
 rules    one model, four rules: probabilistic PCA climbs to its known optimum in four ways
 mixture  EM against gradient ascent on ln P
 vae      a VAE against the linear model; with --data, on MNIST too
+chains   earthquakes by Poisson HMMs, the Nile with missing years; only where asked for by name
 """
 
 import json
@@ -14,22 +15,24 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from .. import datasets
-from . import autoencoder, em_or_gradient, four_rules, mnist, pictures
+from . import autoencoder, chains, em_or_gradient, four_rules, mnist, pictures
 
 PARTS = ("rules", "mixture", "vae")
+EXTRA = ("chains",)
 
 
 def main(data: Path | None, out: Path, parts: list[str] | None = None) -> None:
-    """Runs the parts (all by default), prints tables, and writes pictures and `demo.json` into a folder.
+    """Runs the parts (PARTS by default), prints tables, and writes pictures and `demo.json` into a folder.
 
     Args:
       data: an MNIST npz file, or None.
       out: the folder; made if need be.
-      parts: names from PARTS.
+      parts: names from PARTS and EXTRA.
     """
     parts = list(parts or PARTS)
-    if unknown := set(parts) - set(PARTS):
-        raise SystemExit(f"parts: no part is called {', '.join(sorted(unknown))}; there are {', '.join(PARTS)}")
+    if unknown := set(parts) - {*PARTS, *EXTRA}:
+        known = ", ".join((*PARTS, *EXTRA))
+        raise SystemExit(f"parts: no part is called {', '.join(sorted(unknown))}; there are {known}")
     images = None if data is None or "vae" not in parts else datasets.mnist(data)
     out.mkdir(parents=True, exist_ok=True)
     console = Console()
@@ -38,6 +41,7 @@ def main(data: Path | None, out: Path, parts: list[str] | None = None) -> None:
     pieces = {
         "rules": four_rules.PIECES,
         "mixture": em_or_gradient.PIECES,
+        "chains": chains.PIECES,
         "vae": autoencoder.PIECES + (0 if images is None else mnist.PIECES),
     }
     columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("{task.description}"))
@@ -76,6 +80,9 @@ def _run(console, tell, parts, images, out) -> dict:
     if images is not None:
         show("mnist", mnist, mnist.compute(tell, images))
         pictures.digits_picture(found["mnist"], out / "mnist.png")
+    if "chains" in parts:
+        show("chains", chains, chains.compute(tell))
+        pictures.chains_picture(found["chains"], out / "chains.png")
     if set(PARTS) <= set(parts):
         digits = found.get("mnist", found["vae"])
         pictures.overview_picture(found["rules"], found["path"], digits, out / "overview.png")

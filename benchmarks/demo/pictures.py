@@ -11,7 +11,7 @@ import numpy as np  # noqa: E402
 from matplotlib.figure import Figure  # noqa: E402
 from matplotlib.patches import Ellipse  # noqa: E402
 
-from . import autoencoder, em_or_gradient, four_rules, mnist  # noqa: E402
+from . import autoencoder, chains, em_or_gradient, four_rules, mnist  # noqa: E402
 
 # the rules; the gradient methods of em_or_gradient are all eg, in shades of its colour
 COLOURS = {"em": "#1f5fa8", "eg": "#e07b1a", "vem": "#2f9e5c", "vae": "#b5308a"}
@@ -151,6 +151,30 @@ def strip(ax, pictures: np.ndarray) -> None:
     ax.set(xticks=[], yticks=[])
     for side in ax.spines.values():
         side.set_visible(False)
+
+
+def chains_picture(result: chains.Result, path: Path) -> None:
+    """The earthquakes with their decoded rates, the Nile with the level that two models see."""
+    with mpl.rc_context(STYLE):
+        figure, (left, right) = plt.subplots(1, 2, figsize=(13, 4.4), layout="constrained")
+        states = min(result.quakes, key=lambda k: result.quakes[k].bic)
+        left.bar(result.years, result.counts, color="#c9c9c9", width=0.8, label="earthquakes of magnitude 7 and more")
+        label = f"rate of the decoded state, {states} states (BIC)"
+        left.step(result.years, result.quakes[states].expected, where="mid", color=COLOURS["em"], label=label)
+        left.set(xlabel="year", ylabel="earthquakes a year", title="Earthquakes: a Poisson HMM", ylim=(0, 50))
+        left.legend(loc="upper left")
+        years = result.nile_years
+        hidden = (years >= chains.GAP[0]) & (years < chains.GAP[1])
+        right.plot(years[~hidden], result.flow[~hidden], ".", color=GREY, label="seen")
+        right.plot(years[hidden], result.flow[hidden], ".", mfc="none", color=GREY, label="hidden from the models")
+        for (name, flow), colour in zip(result.flows.items(), (COLOURS["em"], COLOURS["eg"]), strict=True):
+            right.plot(years, flow.mean, color=colour, label=name)
+            low, high = flow.mean - 2 * flow.scale, flow.mean + 2 * flow.scale
+            right.fill_between(years, low, high, color=colour, alpha=0.15, lw=0)
+        title = "The Nile: smoothed level, ± 2 standard deviations"
+        right.set(xlabel="year", ylabel="flow, 10⁸ m³ a year", title=title, ylim=(400, 1550))
+        right.legend(loc="upper right")
+        _save(figure, path)
 
 
 def overview_picture(
