@@ -149,7 +149,7 @@ def our_field(data: Field) -> Contender:
     fields = tuple(jnp.asarray(a) for a in data)
 
     def one(initial, transition, states):
-        q = elbo.Chain(initial, transition, states, jnp.asarray(states.shape[0], jnp.int32))
+        q = elbo.Chain(initial, transition, states, jnp.asarray(states.shape[0], jnp.int32)).prepared()
         return q.log_partition(), q.mean().transitions
 
     compiled = measure.compile_program(jax.jit(jax.vmap(one)), *fields)

@@ -45,12 +45,15 @@ class Chain:
     reparameterized: ClassVar[bool] = False
 
     def prepared(self) -> "Chain":
-        """The same chain with ln Z and the marginals computed, for `mean` and `entropy` to share. O(T K²)."""
+        """The same chain with ln Z and the marginals computed once for `mean`, `entropy` and `log_partition`. O(T K²).
+
+        Their derivatives are then those of the marginals: slower than the gradient of `log_partition` alone.
+        """
         return replace(self, smoothed=self._smoothed())
 
     def log_partition(self) -> jax.Array:
         """ln Z = ln Σ_z exp ⟨potentials, z⟩, a scalar; its gradient is `mean()`. O(T K²)."""
-        return chain_passes.log_partition(*self._clean())
+        return chain_passes.log_partition(*self._clean()) if self.smoothed is None else self.smoothed[0]
 
     def mean(self) -> Path:
         """Marginals: P(z_1), expected transitions (of each step, or summed), P(z_t). O(T K²)."""

@@ -52,20 +52,20 @@ def log_partition(potentials: Path, length: jax.Array) -> tuple[jax.Array, jax.A
 def smooth(potentials: Path, length: jax.Array) -> tuple[tuple[jax.Array, Path], jax.Array]:
     """(ln Z, marginals), and whether they are known to be right. O(T K²) time, O(T K) memory if homogeneous."""
     factors = scale(potentials, length)
-    alpha, norms = forward(factors, length)
+    weights, norms = forward(factors, length)
     onward = factors.states / norms[:, None]
     beta = backward(factors, onward, length)
-    inside = jnp.arange(norms.size) < length
-    lost = _floor(potentials) * jnp.sum(jnp.where(inside[:, None], _weight(norms)[:, None] * beta, 0))
+    inside = (jnp.arange(norms.size) < length)[:, None]
+    lost = _floor(potentials) * jnp.sum(jnp.where(inside, _weight(norms)[:, None] * beta, 0))
     log_z = factors.log_scale + pairwise_sum(jnp.log(norms))
 
     # states at the floor are there for the bound only; rounding makes the sums drift from 1 in a long chain
-    alpha = jnp.where(alpha > _floor(potentials), alpha, 0)
-    joint = alpha * beta
+    weights = jnp.where(weights > _floor(potentials) * norms[:, None], weights, 0)
+    joint = weights * beta
     total = jnp.sum(joint, axis=1, keepdims=True)
-    states = jnp.where(inside[:, None], joint / total, 0)
-    before = (alpha / total)[:-1]
-    after = jnp.where(inside[1:, None], (onward * beta)[1:], 0)
+    states = jnp.where(inside, joint / total, 0)
+    before = jnp.where(inside[1:], (weights / total)[:-1], 0)
+    after = jnp.where(inside[1:], (onward * beta)[1:], 0)
     pairs = "ti,tj->ij" if potentials.homogeneous else "ti,tj->tij"
     transitions = jnp.einsum(pairs, before, after, precision=PRECISION) * factors.transitions
     return (log_z, Path(states[0], transitions, states)), _small(lost)
@@ -83,23 +83,24 @@ def scale(potentials: Path, length: jax.Array) -> Scaled:
 
 
 def forward(factors: Scaled, length: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Filtered probabilities α [T, K], no less than the floor, and their norms c [T], 1 in the padding."""
+    """Filtered probabilities before they are divided by their sums, c α [T, K], and c [T], 1 in the padding."""
     homogeneous = factors.transitions.ndim == 2
     floor = _floor(factors)
 
     def step(before, x):
-        emission, transition, counts = x
+        weights, norm = before
+        emission, transition = x
         transition = factors.transitions if homogeneous else transition
-        weights = jnp.dot(before, transition, precision=PRECISION) * emission
-        norm = jnp.where(counts, jnp.sum(weights), 1)
-        after = jnp.maximum(weights / norm, floor)
-        return after, (after, norm)
+        # divided only now: so one step of the loop waits for one reduction, not for two
+        after = _product(jnp.maximum(weights * (1 / norm), floor), transition) * emission
+        norm = jnp.sum(after)
+        return (after, norm), (after, norm)
 
     norm = jnp.sum(factors.initial)
-    first = jnp.maximum(factors.initial / norm, floor)
-    xs = (factors.states[1:], None if homogeneous else factors.transitions, steps_mask(len(factors.states), length))
-    _, (alpha, norms) = jax.lax.scan(step, first, xs)
-    return jnp.concatenate([first[None], alpha]), jnp.concatenate([norm[None], norms])
+    xs = (factors.states[1:], None if homogeneous else factors.transitions)
+    _, (rest, norms) = jax.lax.scan(step, (factors.initial, norm), xs)
+    norms = jnp.where(steps_mask(len(factors.states), length), norms, 1)
+    return jnp.concatenate([factors.initial[None], rest]), jnp.concatenate([norm[None], norms])
 
 
 def backward(factors: Scaled, onward: jax.Array, length: jax.Array) -> jax.Array:
@@ -110,13 +111,20 @@ def backward(factors: Scaled, onward: jax.Array, length: jax.Array) -> jax.Array
     def step(after, x):
         weights, transition, counts = x
         transition = transposed if homogeneous else transition
-        before = jnp.where(counts, jnp.dot(after * weights, transition, precision=PRECISION), 1)
+        before = jnp.where(counts, _product(after * weights, transition), 1)
         return before, before
 
     end = jnp.ones_like(onward[-1]) + 0 * onward[-1]
     xs = (onward[1:], None if homogeneous else transposed, steps_mask(len(onward), length))
     _, beta = jax.lax.scan(step, end, xs, reverse=True)
     return jnp.concatenate([beta, end[None]])
+
+
+def _product(vector: jax.Array, matrix: jax.Array) -> jax.Array:
+    """vector @ matrix, [K]; for few states as a sum, which the compiler fuses with its neighbours in the loop."""
+    if vector.size <= 16:
+        return jnp.sum(vector[:, None] * matrix, axis=0)
+    return jnp.dot(vector, matrix, precision=PRECISION)
 
 
 def _factors(log: jax.Array, axes: tuple[int, ...]) -> tuple[jax.Array, jax.Array]:
