@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from .polynomial import KINDS, degree
-from .posteriors import Posterior, StructureError
+from .posteriors import Posterior, StructureError, prepared
 
 Tree = Any
 _CHOICES = (
@@ -133,6 +133,27 @@ class Automatic:
             f"log_joint: is {KINDS[order]} in z, and no estimator fits a {type(q).__name__} posterior by itself. "
             f"Pass estimator= one of: {_CHOICES}"
         )
+
+
+def expect_with_entropy(
+    f: Callable[[Tree], tuple], q: Posterior, estimator: Estimator, key: jax.Array | None
+) -> tuple[tuple, jax.Array]:
+    """E_q of each term of a tuple-valued f, and H(q): the two parts of the objective, of one datum.
+
+    Where z = (x, s) and q offers `outer` and `given`, E f = E_x E_{s|x} f and H(q) = H(x) + E_x H(s|x), both at the
+    same x. The estimator is for x; s is left to `Automatic`.
+    """
+    q = prepared(q)
+    if not (hasattr(q, "outer") and hasattr(q, "given")):
+        return expect_terms(f, q, estimator, key), q.entropy()
+    outer_key, inner_key = (None, None) if key is None else jax.random.split(key)
+
+    def conditioned(x):
+        # one term: taken apart, each would run the pass over s again
+        return (expect_with_entropy(lambda s: f((x, s)), q.given(x), Automatic(), inner_key),)
+
+    ((values, inner),), outer = expect_with_entropy(conditioned, q.outer, estimator, outer_key)
+    return values, outer + inner
 
 
 def expect_terms(f: Callable[[Tree], tuple], q: Posterior, estimator: Estimator, key: jax.Array | None) -> tuple:

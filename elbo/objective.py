@@ -7,11 +7,11 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import NamedSharding, PartitionSpec
 
-from .estimators import Automatic, Estimator, Exact, expect_terms
+from .estimators import Automatic, Estimator, Exact, expect_with_entropy
 from .exact import ExactEncoder, terms
 from .model import Model, Params
 from .numerics import IMPOSSIBLE
-from .posteriors import Posterior, prepared
+from .posteriors import Posterior
 
 Tree = Any
 
@@ -42,9 +42,9 @@ def bound(
 
 
 def _parts(model, params, y, key, estimator):
-    q = prepared(model.encoder(params.psi, y))
-    energy = expect_terms(lambda z: terms(model.log_joint, params.theta, z, y), q, estimator, key)
-    return sum(energy), q.entropy()
+    q = model.encoder(params.psi, y)
+    energy, entropy = expect_with_entropy(lambda z: terms(model.log_joint, params.theta, z, y), q, estimator, key)
+    return sum(energy), entropy
 
 
 def elbo(

@@ -1,6 +1,7 @@
 """Update rules: coordinate ascent on one objective, exact or by gradient in each coordinate, and what runs them."""
 
 from .compose import chain, minibatches, repeat, restrict
+from .damp import damp
 from .eg import eg_step
 from .em import em_step
 from .fit import Fit, fit
@@ -20,6 +21,7 @@ __all__ = [
     "Update",
     "best",
     "chain",
+    "damp",
     "eg_step",
     "em_step",
     "expected_statistics",

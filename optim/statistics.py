@@ -7,12 +7,11 @@ import jax
 import jax.numpy as jnp
 
 from elbo import Model, Params, is_family
-from elbo.estimators import Automatic, Estimator, expect_terms
+from elbo.estimators import Automatic, Estimator, expect_with_entropy
 from elbo.exact import terms
 from elbo.family import with_tap
 from elbo.numerics import is_feasible
 from elbo.objective import batch_length
-from elbo.posteriors import prepared
 
 from .chunks import ChunkSize, check_weights, screen, split, sum_over_chunks
 from .priors import add_prior, flatten
@@ -110,7 +109,7 @@ def _summarize(model, estimator, params, ys, weights, keys) -> Statistics:
         return treedef.unflatten([a if t is None else with_tap(a, t) for a, t in zip(leaves, taps, strict=True)])
 
     def datum(taps, y, key):
-        q = prepared(model.encoder(params.psi, y))
+        q = model.encoder(params.psi, y)
 
         def joint(z):
             def tapped_terms(t):
@@ -118,8 +117,9 @@ def _summarize(model, estimator, params, ys, weights, keys) -> Statistics:
 
             return tuple(zip(*jax.jvp(tapped_terms, (zeros,), (taps,)), strict=True))
 
-        values, statistics = zip(*expect_terms(joint, q, estimator or Automatic(), key), strict=True)
-        return sum(statistics), sum(values) + q.entropy()
+        expected, entropy = expect_with_entropy(joint, q, estimator or Automatic(), key)
+        values, statistics = zip(*expected, strict=True)
+        return sum(statistics), sum(values) + entropy
 
     # E_q⟨taps, T⟩ is linear in the taps: its transpose, applied to the weights, sums E_q[T] over the data
     _, pull, bounds = jax.vjp(lambda taps: jax.vmap(datum, (None, 0, 0))(taps, ys, keys), zeros, has_aux=True)

@@ -7,6 +7,7 @@ from .chain_path import Path
 from .derive import StructureError
 from .gaussian_chain import GaussianChain, gaussian_chain
 from .multivariate_normal import MultivariateNormal, gaussian
+from .nested import Nested
 from .normal import Normal
 from .protocol import Posterior, Structure, prepared
 
@@ -16,6 +17,7 @@ __all__ = [
     "Chain",
     "GaussianChain",
     "MultivariateNormal",
+    "Nested",
     "Normal",
     "Path",
     "Posterior",

@@ -17,6 +17,8 @@ class Posterior(Protocol):
       - `support()`: every value of z, stacked on a leading axis [S, ...] (small discrete posteriors);
       - `prepared()`: the same posterior, with what `mean` and `entropy` have in common computed once;
       - `log_partition()`: ln Z of the unnormalised potentials that `exact` gave it, for `evidence`;
+      - `outer`, a posterior, and `given(x)`, another for each x: z = (x, s), and expectations and the entropy are taken
+        over s given x and then over x; `mean` and `entropy` may then raise (`Nested`);
       - `reparameterized`: True where `sample` is differentiable in the posterior's parameters.
     """
 
