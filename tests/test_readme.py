@@ -19,7 +19,8 @@ def test_code_of_the_readme_runs(capsys):
     assert abs(means[0]) < 0.5 and abs(means[1] - 5) < 0.5
     assert names["posteriors"].mean().shape == (300, 2)
     assert bool(names["info"].finite)
-    assert names["final"].shape == (16,)
+    assert names["best"].theta.components.mean.shape == (2, 2)
+    assert names["states"].shape == (2, 100) and (names["states"][1, 60:] == -1).all()
     assert 1.5 < float(names["fitted"].params.theta["count"].rate()[0]) < 4.5
     assert "False" not in capsys.readouterr().out.split("True")[-1]
     assert jnp.isfinite(names["fitted"].history.elbo).all()
