@@ -32,6 +32,33 @@ def nile() -> tuple[np.ndarray, np.ndarray]:
     return table[:, 1].astype(int), table[:, 2]
 
 
+class Speech(NamedTuple):
+    """Recordings of single words: `waves` float32 in [-1, 1), one array each; the others have one entry for each."""
+
+    waves: list[np.ndarray]
+    labels: np.ndarray  # int, the digit
+    is_test: np.ndarray  # bool
+    speaker: np.ndarray  # int
+    rate: int  # samples a second
+
+
+def spoken_digits(path: str | Path | None = None) -> Speech:
+    """Spoken digits: 500 of one speaker, or all of an npz file with `wave`, `offsets`, `labels`, `is_test`, …"""
+    path = _DATA / "spoken_digits.npz" if path is None else Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"spoken digits: no file {path}; expected an npz with wave, offsets, labels, is_test")
+    with np.load(path, allow_pickle=False) as file:
+        wave, offsets = file["wave"].astype(np.float32) / 32768, file["offsets"]
+        waves = [wave[a:b] for a, b in zip(offsets, offsets[1:], strict=False)]
+        return Speech(
+            waves,
+            file["labels"].astype(int),
+            file["is_test"].astype(bool),
+            file["speaker_id"].astype(int),
+            int(file["sample_rate"]),
+        )
+
+
 class Mnist(NamedTuple):
     """MNIST: images float32 in [0, 1], one row each; labels int 0..9."""
 
