@@ -27,7 +27,7 @@ from .posteriors import (
     gaussian,
     gaussian_chain,
 )
-from .sequence import Padded, padded
+from .sequence import Padded, padded, zero_unless
 
 __all__ = [
     "IMPOSSIBLE",
@@ -73,6 +73,7 @@ __all__ = [
     "softplus",
     "sum_is_finite",
     "tapped",
+    "zero_unless",
 ]
 
 warn_if_unsound()

@@ -141,7 +141,7 @@ def decompose(
         parts = _parts(model, params, y, key, estimator or Automatic())
         energy, value = _reported(parts[0]), _reported(sum(parts))
         theta = truth.e_step(params.theta, params.psi)
-        log_p = _reported(_log_evidence(model.log_joint, truth, Params(params.theta, params.psi), y))
+        log_p = _reported(_log_evidence(model.log_joint, truth, params, y))
         gap = kl(model.encoder(params.psi, y), truth(theta, y))
         return Decomposition(energy, parts[1], value, log_p, gap)
 

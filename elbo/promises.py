@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from .estimators import Automatic, Reparameterized
+from .estimators import Automatic, Reparameterized, expect_with_entropy
 from .exact import ExactEncoder, terms
 from .model import Model, Params
 from .objective import decompose, elbo
@@ -46,12 +46,19 @@ class Trial(NamedTuple):
         return terms(self.model.log_joint, self.params.theta, z, y)
 
     def structure(self) -> list[tuple[int | None, Any]]:
-        """Of each term of log_joint its degree in z, and the estimator that Automatic() takes."""
+        """Of each term of log_joint its degree in z, and the estimator that Automatic() takes.
+
+        Where z = (x, s), of E_{s|x} log_joint + H(s|x), a function of x.
+        """
 
         def of(q, y):
-            count = len(self.terms(q.mean(), y))
-            functions = [lambda z, i=i: self.terms(z, y)[i] for i in range(count)]
-            return [(degree(f, jax.eval_shape(q.mean)), Automatic().choose(f, q)) for f in functions]
+            if _is_nested(q):
+                functions: list = [lambda x, given=q.given: _summed(lambda s: self.terms((x, s), y), given(x))]
+                q = q.outer
+            else:
+                count = len(self.terms(q.mean(), y))
+                functions = [lambda z, i=i: self.terms(z, y)[i] for i in range(count)]
+            return [(degree(f, jax.eval_shape(lambda: moments(q)[1])), Automatic().choose(f, q)) for f in functions]
 
         return self.traced(of)
 
@@ -71,6 +78,24 @@ class Trial(NamedTuple):
         return _data(~((jnp.abs(a - b) <= self.tolerance * (1 + jnp.abs(a))) | (a == b)))
 
 
+def moments(q: Any, z: Tree = None) -> tuple[jax.Array, Tree]:
+    """H(q) and E z; of z = (x, s) those of x, and those of s given the x of z (by default the mode)."""
+    if not _is_nested(q):
+        return q.entropy(), q.mean()
+    x, s = q.mode() if z is None else z
+    (outer, mean_x), (inner, mean_s) = moments(q.outer, x), moments(q.given(x), s)
+    return outer + inner, (mean_x, mean_s)
+
+
+def _is_nested(q: Any) -> bool:
+    return hasattr(q, "outer") and hasattr(q, "given")
+
+
+def _summed(f: Callable[[Tree], tuple], q: Any) -> jax.Array:
+    values, entropy = expect_with_entropy(f, q, Automatic(), jax.random.key(0))
+    return sum(values) + entropy
+
+
 def _encoder(t: Trial) -> tuple[bool, str]:
     return t.traced(_protocol)
 
@@ -82,19 +107,19 @@ def _protocol(q: Any, y: Tree) -> tuple[bool, str]:
         return False, f"returned a {name} without the methods {missing}, expected all of {list(_METHODS)}"
     if jax.tree_util.all_leaves([q]):
         return False, f"returned a {name}, which is no pytree; decorate it with jax.tree_util.register_dataclass"
-    z = q.mean()
+    z = moments(q)[1]
     values = {"mean()": z, "mode()": q.mode(), "sample(key)": q.sample(jax.random.key(0))}
     seen = {method: _describe(value) for method, value in values.items()}
     if len(set(seen.values())) > 1:
         return False, f"values of a {name} differ in structure, shape or dtype: {seen}; expected the same for the three"
-    for method, value in {"log_prob(z)": q.log_prob(z), "entropy()": q.entropy()}.items():
+    for method, value in {"log_prob(z)": q.log_prob(z), "entropy()": moments(q)[0]}.items():
         if getattr(value, "shape", None) != ():
             return False, f"{method} of a {name} is {_describe(value)}, expected a scalar for one datum; sum its axes"
     return True, f"returns a {name} with z = {seen['mean()']}"
 
 
 def _log_joint(t: Trial) -> tuple[bool, str]:
-    count = t.traced(lambda q, y: len(t.terms(q.mean(), y)))
+    count = t.traced(lambda q, y: len(t.terms(moments(q)[1], y)))
     return True, f"returns {count} floating-point scalar(s) for one datum"
 
 
@@ -105,7 +130,8 @@ def _structure(t: Trial) -> tuple[bool, str]:
 
 def _dtype(t: Trial) -> tuple[bool, str]:
     def strangers(q, y):
-        values = {"mean()": q.mean(), "entropy()": q.entropy(), "log_joint": t.terms(q.mean(), y)}
+        entropy, mean = moments(q)
+        values = {"mean()": mean, "entropy()": entropy, "log_joint": t.terms(mean, y)}
         return {
             name: {str(jnp.result_type(a)) for a in jax.tree.leaves(v)} - {str(t.dtype)} for name, v in values.items()
         }
@@ -117,11 +143,11 @@ def _dtype(t: Trial) -> tuple[bool, str]:
 
 
 def _finite(t: Trial) -> tuple[bool, str]:
-    values = t.each(lambda q, y: jnp.stack(t.terms(q.mean(), y)))
+    values = t.each(lambda q, y: jnp.stack(t.terms(moments(q)[1], y)))
     bad = ~jnp.isfinite(values)
     if not bad.any():
         return True, "log_joint is a number at the posterior means"
-    slopes = t.each(lambda q, y: jax.grad(lambda z: reduce(add, t.terms(z, y)))(q.mean()))
+    slopes = t.each(lambda q, y: jax.grad(lambda z: reduce(add, t.terms(z, y)))(moments(q)[1]))
     infinite = any(bool(jnp.isinf(a).any()) for a in jax.tree.leaves(slopes))
     return False, (
         f"term {_data(bad.any(0))[0]} of log_joint is {values[bad][0]} at the posterior mean of data "
@@ -141,9 +167,10 @@ def _posterior(t: Trial) -> tuple[bool, str]:
     keys = jax.random.split(t.key, (count, max(2, _DRAWS // count)))
 
     def residuals(q, z):
+        entropy, mean = moments(q, z)
         return {
-            "-log_prob - entropy": -q.log_prob(z) - q.entropy(),
-            "z - mean": jax.tree.map(jnp.subtract, z, q.mean()),
+            "-log_prob - entropy": -q.log_prob(z) - entropy,
+            "z - mean": jax.tree.map(jnp.subtract, z, mean),
         }
 
     seen = t.each(lambda q, _, ks: jax.vmap(lambda k: residuals(q, q.sample(k)))(ks), keys)

@@ -34,12 +34,11 @@ class Padded(NamedTuple):
 
     def clean(self) -> "Padded":
         """The sequence with zeros in its padding."""
-        mask = self.mask()
+        return self._replace(values=zero_unless(self.mask(), self.values))
 
-        def zero(leaf):
-            return jnp.where(mask.reshape(-1, *(1,) * (leaf.ndim - 1)), leaf, jnp.zeros((), leaf.dtype))
-
-        return self._replace(values=jax.tree.map(zero, self.values))
+    def is_sound(self) -> jax.Array:
+        """Whether the length is in 1..T, a bool scalar."""
+        return (self.length >= 1) & (self.length <= self.frames)
 
 
 def padded(y: Tree) -> Padded:
@@ -47,3 +46,16 @@ def padded(y: Tree) -> Padded:
     if isinstance(y, Padded):
         return y
     return Padded(y, jnp.asarray(jax.tree.leaves(y)[0].shape[0], jnp.int32))
+
+
+def zero_unless(mask: jax.Array, tree: Tree) -> Tree:
+    """Arrays [T, ...] with zeros in the frames where mask [T] is false, whatever stands there.
+
+    >>> zero_unless(jnp.array([True, False]), jnp.array([1.0, jnp.nan])).tolist()
+    [1.0, 0.0]
+    """
+
+    def zero(leaf):
+        return jnp.where(mask.reshape(-1, *(1,) * (leaf.ndim - 1)), leaf, jnp.zeros((), leaf.dtype))
+
+    return jax.tree.map(zero, tree)

@@ -68,7 +68,7 @@ def emissions(theta: Theta, y: Tree, emit: Emit | None = None) -> jax.Array:
     """ln p(y_t | state) of each frame of one sequence, [T, K], nats; 0 in missing frames and in the padding."""
     frames, length = _frames(y)
     present = _present(frames) & (jnp.arange(frames.values.shape[0]) < length)
-    values, inputs = jax.tree.map(partial(_zero, present), (frames.values, frames.inputs))
+    values, inputs = elbo.zero_unless(present, (frames.values, frames.inputs))
     emit = emit or (lambda emission, *args: emission.log_prob(*args))
     args = (values,) if inputs is None else (values, inputs)
     log_p = jax.vmap(lambda *a: emit(theta.emission, *a))(*args)
@@ -114,11 +114,10 @@ def model(states: int, emit: Emit | None = None, start: Literal["free", "station
 
 def usable(y: Tree) -> jax.Array:
     """Whether a sequence can be used: its length is in 1..T, and no frame holds an infinity (NaN: missing)."""
-    frames, length = _frames(y)
-    count = frames.values.shape[0]
-    present = _present(frames) & (jnp.arange(count) < length)
-    finite = elbo.sum_is_finite(jax.tree.map(partial(_zero, present), (frames.values, frames.inputs)))
-    return finite & (length >= 1) & (length <= count)
+    sequence = elbo.padded(y)
+    frames, _ = _frames(y)
+    present = _present(frames) & sequence.mask()
+    return sequence.is_sound() & elbo.sum_is_finite(elbo.zero_unless(present, (frames.values, frames.inputs)))
 
 
 @partial(jax.jit, static_argnames="states")
@@ -140,7 +139,6 @@ def init(key: jax.Array, ys: Tree, states: int, *, family: Any = None, stay: flo
     frames, length = jax.vmap(_frames)(ys)
     values = frames.values
     present = jax.vmap(_present)(frames) & (jnp.arange(values.shape[1]) < length[:, None])
-    transition = Categorical.create(jnp.where(jnp.eye(states, dtype=bool), stay, (1 - stay) / max(states - 1, 1)))
     flat, present = values.reshape(-1, *values.shape[2:]), present.reshape(-1)
     if isinstance(family, Categorical):
         emission = _scattered(key, flat, present, family)
@@ -153,7 +151,7 @@ def init(key: jax.Array, ys: Tree, states: int, *, family: Any = None, stay: flo
         )
     dtype = jax.tree.leaves(emission)[0].dtype
     start = Categorical(jnp.zeros(states, dtype))
-    theta = Theta(start, Categorical(transition.logits.astype(dtype)), emission)
+    theta = Theta(start, sticky(states, stay, dtype), emission)
     return elbo.Params(theta, jax.tree.map(jnp.copy, theta))
 
 
@@ -173,6 +171,16 @@ def sample(key: jax.Array, theta: Theta, frames: int, *, inputs: Tree = None) ->
         return theta.emission.sample(key, *x)[state]
 
     return states, jax.vmap(emit)(jax.random.split(emit_key, frames), states, *(() if inputs is None else (inputs,)))
+
+
+def sticky(states: int, stay: float = 0.9, dtype: Any = None) -> Categorical:
+    """Transitions that stay with one probability and else go to any other of `states` states alike.
+
+    >>> sticky(3, 0.5).probabilities()[0].tolist()
+    [0.5, 0.25, 0.25]
+    """
+    rows = jnp.where(jnp.eye(states, dtype=bool), stay, (1 - stay) / max(states - 1, 1))
+    return Categorical.create(rows if dtype is None else rows.astype(dtype))
 
 
 def left_to_right(states: int, *, stay: float = 0.5, skips: int = 0) -> tuple[Categorical, Categorical]:
@@ -218,10 +226,6 @@ def _present(frames: Frames) -> jax.Array:
     return present
 
 
-def _zero(present: jax.Array, leaf: jax.Array) -> jax.Array:
-    return jnp.where(present.reshape(-1, *(1,) * (leaf.ndim - 1)), leaf, jnp.zeros((), leaf.dtype))
-
-
 def _scattered(key, flat, present, family):
     """The frequencies of the values, multiplied in each state by random numbers from a gamma distribution."""
     index = jnp.where(present & (flat >= 0), flat, family.values)
@@ -237,7 +241,8 @@ def _clustered(key, flat, present, states, family, inputs):
     # a state starts as its cluster and a little of everything, so that none starts on a single frame
     member = 0.95 * jax.nn.one_hot(nearest, states, dtype=flat.dtype) + 0.05 / states
     member = jnp.where(present[:, None], member, 0)
-    data: tuple = (jnp.where(present[:, None], flat, 0),)
+    data: tuple = (flat,)
     if inputs is not None:
         data += (jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:]), inputs),)
+    data = elbo.zero_unless(present, data)
     return estimate(estimate(family, jnp.broadcast_to(present[:, None], member.shape), *data), member, *data)

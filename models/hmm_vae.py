@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +15,6 @@ from .families import Categorical, MultivariateNormal
 from .networks import MLP, functional
 
 Tree = Any
-Likelihood = Literal["bernoulli", "gaussian"]
 
 
 class Theta(NamedTuple):
@@ -119,7 +118,9 @@ class Encoder:
         return psi._replace(chain=theta.chain)
 
 
-def model(networks: vae.Networks, states: int, likelihood: Likelihood = "bernoulli", *, context: int = 0) -> elbo.Model:
+def model(
+    networks: vae.Networks, states: int, likelihood: vae.Likelihood = "bernoulli", *, context: int = 0
+) -> elbo.Model:
     """ln P(s, x, y) = ln P(s, x) + Σ_t ln p(y_t | decode(x_t)), with q(x, s | y) = q(x | y) P_Ψ(s | x).
 
         L = E_{q(x|y)} [E_{P_Ψ(s|x)} ln P(s, x) + H(P_Ψ(s|x)) + Σ_t ln p(y_t | x_t)] + H(q(x|y))
@@ -152,8 +153,7 @@ def model(networks: vae.Networks, states: int, likelihood: Likelihood = "bernoul
 def usable(y: Tree) -> jax.Array:
     """Whether a sequence can be used: its length is in 1..T, and all its frames are finite."""
     sequence = elbo.padded(y)
-    in_range = (sequence.length >= 1) & (sequence.length <= sequence.frames)
-    return in_range & elbo.sum_is_finite(sequence.clean().values)
+    return sequence.is_sound() & elbo.sum_is_finite(sequence.clean().values)
 
 
 def init(
@@ -163,7 +163,7 @@ def init(
     latent: int,
     *,
     hidden: tuple[int, ...] = (64,),
-    likelihood: Likelihood = "bernoulli",
+    likelihood: vae.Likelihood = "bernoulli",
     context: int = 0,
     stay: float = 0.9,
     spread: float = 1.0,
@@ -196,19 +196,16 @@ def init(
     encode, encoder = functional(MLP((inputs, *hidden, 2 * latent), nnx.Rngs(encoder_key), activation))
     decode, decoder = functional(MLP((latent, *reversed(hidden), size), nnx.Rngs(decoder_key), activation))
     dtype = jax.tree.leaves(decoder)[0].dtype
-    if likelihood == "gaussian":
-        decoder = vae.GaussianTheta(decoder, jnp.zeros((), dtype))
     mean = spread * jax.random.normal(mean_key, (states, latent), dtype)
     # without a floor a state that holds one sampled frame would take the density to infinity
     emission = MultivariateNormal.create(mean, jnp.tile(jnp.eye(latent, dtype=dtype), (states, 1, 1)), floor=1e-2)
-    rows = jnp.where(jnp.eye(states, dtype=bool), stay, (1 - stay) / max(states - 1, 1)).astype(dtype)
-    chain = hmm.Theta(Categorical(jnp.zeros(states, dtype)), Categorical.create(rows), emission)
+    chain = hmm.Theta(Categorical(jnp.zeros(states, dtype)), hmm.sticky(states, stay, dtype), emission)
+    theta = Theta(chain, vae.decoder_theta(decoder, likelihood))
     copied = jax.tree.map(jnp.copy, chain)
-    return vae.Networks(decode, encode), elbo.Params(Theta(chain, decoder), Psi(copied, encoder))
+    return vae.Networks(decode, encode), elbo.Params(theta, Psi(copied, encoder))
 
 
 def sample(key: jax.Array, networks: vae.Networks, theta: Theta, frames: int) -> tuple[jax.Array, jax.Array, jax.Array]:
     """One draw of states int [T] and x [T, Q], and x decoded: log odds (Bernoulli) or means (Gaussian), [T, D]."""
     states, x = hmm.sample(key, theta.chain, frames)
-    network = theta.decoder.network if isinstance(theta.decoder, vae.GaussianTheta) else theta.decoder
-    return states, x, jax.vmap(networks.decode, (None, 0))(network, x)
+    return states, x, vae.decode(networks, theta.decoder, x)

@@ -252,7 +252,7 @@ def _usable(missing: Missing, y: Any) -> jax.Array:
         wrong = jnp.any(jnp.any(absent, -1) & ~jnp.all(absent, -1))
     else:
         wrong = jnp.zeros((), bool)
-    return ~wrong & ~jnp.any(jnp.isinf(values)) & (y.length >= 1) & (y.length <= y.frames)
+    return ~wrong & ~jnp.any(jnp.isinf(values)) & y.is_sound()
 
 
 def _check(theta: Theta, z: jax.Array, values: jax.Array, missing: Missing) -> None:

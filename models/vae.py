@@ -13,6 +13,7 @@ from .networks import MLP, functional
 
 Tree = Any
 Apply = Callable[[Tree, jax.Array], jax.Array]
+Likelihood = Literal["bernoulli", "gaussian"]
 
 
 class GaussianTheta(NamedTuple):
@@ -34,7 +35,7 @@ class Networks(NamedTuple):
     encode: Apply
 
 
-def model(networks: Networks, likelihood: Literal["bernoulli", "gaussian"] = "bernoulli") -> elbo.Model:
+def model(networks: Networks, likelihood: Likelihood = "bernoulli") -> elbo.Model:
     """The VAE of Kingma & Welling (2014): ln P(z, y) = ln N(z; 0, I) + ln P(y | decode(z)), q = N(encode(y)).
 
     The two terms are returned apart, so that the prior's expectation is taken in closed form (the KL) and only the
@@ -69,7 +70,7 @@ def init(
     latent: int,
     *,
     hidden: tuple[int, ...] = (400,),
-    likelihood: Literal["bernoulli", "gaussian"] = "bernoulli",
+    likelihood: Likelihood = "bernoulli",
     activation: Callable[[jax.Array], jax.Array] = nnx.relu,
 ) -> tuple[Networks, elbo.Params]:
     """Two multilayer perceptrons and their starting parameters.
@@ -89,13 +90,23 @@ def init(
     encoder_key, decoder_key = jax.random.split(key)
     encode, psi = functional(MLP((size, *hidden, 2 * latent), nnx.Rngs(encoder_key), activation))
     decode, theta = functional(MLP((latent, *reversed(hidden), size), nnx.Rngs(decoder_key), activation))
-    if likelihood == "gaussian":
-        theta = GaussianTheta(theta, jnp.zeros((), jax.tree.leaves(theta)[0].dtype))
-    return Networks(decode, encode), elbo.Params(theta, psi)
+    return Networks(decode, encode), elbo.Params(decoder_theta(theta, likelihood), psi)
+
+
+def decoder_theta(network: Tree, likelihood: Likelihood) -> Tree:
+    """theta from a decoder's parameters: themselves, or a `GaussianTheta` with noise of scale 1."""
+    if likelihood == "bernoulli":
+        return network
+    return GaussianTheta(network, jnp.zeros((), jax.tree.leaves(network)[0].dtype))
+
+
+def decode(networks: Networks, theta: Tree, z: jax.Array) -> jax.Array:
+    """z [count, Q] decoded: log odds (Bernoulli) or means (Gaussian), [count, D]."""
+    network = theta.network if isinstance(theta, GaussianTheta) else theta
+    return jax.vmap(networks.decode, (None, 0))(network, z)
 
 
 def sample(key: jax.Array, networks: Networks, theta: Tree, latent: int, count: int) -> tuple[jax.Array, jax.Array]:
     """Draws z [count, Q] from the prior and decodes them: log odds (Bernoulli) or means (Gaussian), [count, D]."""
     z = jax.random.normal(key, (count, latent))
-    network = theta.network if isinstance(theta, GaussianTheta) else theta
-    return z, jax.vmap(networks.decode, (None, 0))(network, z)
+    return z, decode(networks, theta, z)

@@ -159,3 +159,24 @@ def test_it_is_a_posterior_and_a_pytree():
     assert isinstance(q, elbo.Posterior)
     leaves, tree = jax.tree.flatten(q)
     assert len(leaves) == 3 and jax.tree.unflatten(tree, leaves).conditional is states
+
+
+def test_check_model_tests_the_parts(key):
+    ys = normal(2, 4, 2)
+    model = elbo.Model(
+        lambda theta, z, y: (-jnp.sum((y - z[0]) ** 2 + z[0] ** 2), z[1] @ (theta @ z[0])),
+        lambda psi, y: elbo.Nested(elbo.Normal(psi * y, jnp.zeros(2)), normal(1, 3, 2), states),
+    )
+    params = elbo.Params(normal(3, 3, 2), jnp.array(0.4))
+    report = elbo.check_model(model, params, ys, key=key)
+    assert report.ok and "Reparameterized" in str(report), str(report)
+    assert elbo.check_model(model, params, ys).ok  # says that it needs a key
+
+    class Wrong(elbo.Nested):
+        def log_prob(self, z):
+            return super().log_prob(z) + 1
+
+    jax.tree_util.register_dataclass(Wrong, data_fields=["outer", "inner"], meta_fields=["conditional"])
+    wrong = model._replace(encoder=lambda psi, y: Wrong(elbo.Normal(psi * y, jnp.zeros(2)), normal(1, 3, 2), states))
+    broken = [c for c in elbo.check_model(wrong, params, ys, key=key).checks if not c.ok]
+    assert [c.name for c in broken] == ["posterior"] and "averages -1" in broken[0].message

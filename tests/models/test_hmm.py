@@ -233,6 +233,22 @@ def test_a_switching_regression_finds_its_lines(x64):
     assert (np.asarray(decoded.states) == states).mean() > 0.97
 
 
+def test_init_does_not_look_at_inputs_of_missing_frames(key):
+    inputs = jax.random.normal(key, (2, 20, 1))
+    values = (2 * inputs).at[0, 3].set(jnp.nan)
+    start = LinearGaussian.create(jnp.array([[[1.0]], [[0.0]]]), jnp.zeros((2, 1)), jnp.ones((2, 1)))
+    length = jnp.array([20, 15])
+
+    def emission(inputs):
+        data = elbo.Padded(hmm.Frames(values, inputs), length)
+        return hmm.init(key, data, 2, family=start).theta.emission
+
+    for hole in (jnp.nan, 7.0):
+        seen = emission(inputs.at[0, 3].set(hole).at[1, 15:].set(hole))
+        jax.tree.map(np.testing.assert_array_equal, seen, emission(inputs))
+        assert np.isfinite(seen.weights).all()
+
+
 def test_a_neural_emission_by_the_eg_rule(key):
     """A function in place of a family: exact states, gradient on its weights."""
 
