@@ -196,16 +196,59 @@ def init(
     encode, encoder = functional(MLP((inputs, *hidden, 2 * latent), nnx.Rngs(encoder_key), activation))
     decode, decoder = functional(MLP((latent, *reversed(hidden), size), nnx.Rngs(decoder_key), activation))
     dtype = jax.tree.leaves(decoder)[0].dtype
-    mean = spread * jax.random.normal(mean_key, (states, latent), dtype)
-    # without a floor a state that holds one sampled frame would take the density to infinity
-    emission = MultivariateNormal.create(mean, jnp.tile(jnp.eye(latent, dtype=dtype), (states, 1, 1)), floor=1e-2)
+    emission = _unit(spread * jax.random.normal(mean_key, (states, latent), dtype))
     chain = hmm.Theta(Categorical(jnp.zeros(states, dtype)), hmm.sticky(states, stay, dtype), emission)
     theta = Theta(chain, vae.decoder_theta(decoder, likelihood))
     copied = jax.tree.map(jnp.copy, chain)
     return vae.Networks(decode, encode), elbo.Params(theta, Psi(copied, encoder))
 
 
+def means(model: elbo.Model, params: elbo.Params, ys: Tree) -> elbo.Padded:
+    """E[x_t | y] of a batch of sequences, [N, T, Q], zero in the padding: data for an HMM over x alone."""
+
+    def one(y):
+        q: Any = model.encoder(params.psi, y)
+        return elbo.Padded(q.outer.mean(), elbo.padded(y).length)
+
+    return jax.vmap(one)(ys)
+
+
+def cluster(
+    key: jax.Array, model: elbo.Model, params: elbo.Params, ys: Tree, states: int, *, stay: float = 0.9
+) -> elbo.Params:
+    """The same networks with other states: k-means++ on `means`; for networks that were trained with one state.
+
+    One state makes a model a plain VAE, whose prior is a Gaussian that EM fits.
+
+    Args:
+      key: PRNG key.
+      model: of any number of states.
+      params: of the same model.
+      ys: a batch of sequences [N, T, D], or that in an `elbo.Padded`.
+      states: K of the parameters returned; their model is `model(networks, K, …)`.
+      stay: probability of staying in a state.
+
+    >>> ys = jax.random.normal(jax.random.key(2), (2, 9, 3))
+    >>> networks, params = init(jax.random.key(0), ys, states=1, latent=2, hidden=(4,))
+    >>> params = cluster(jax.random.key(1), model(networks, 1), params, ys, 3)
+    >>> elbo.elbo(model(networks, 3))(params, ys, jax.random.key(1)).shape
+    (2,)
+    """
+    x = means(model, params, ys)
+    size = x.values.shape[-1]
+    chain = hmm.init(key, x, states, family=_unit(jnp.zeros((states, size), x.values.dtype)), stay=stay).theta
+    copied = jax.tree.map(jnp.copy, chain)
+    return elbo.Params(params.theta._replace(chain=chain), params.psi._replace(chain=copied))
+
+
 def sample(key: jax.Array, networks: vae.Networks, theta: Theta, frames: int) -> tuple[jax.Array, jax.Array, jax.Array]:
     """One draw of states int [T] and x [T, Q], and x decoded: log odds (Bernoulli) or means (Gaussian), [T, D]."""
     states, x = hmm.sample(key, theta.chain, frames)
     return states, x, vae.decode(networks, theta.decoder, x)
+
+
+def _unit(mean: jax.Array) -> MultivariateNormal:
+    """Gaussians of covariance I around means [K, Q]."""
+    covariance = jnp.tile(jnp.eye(mean.shape[1], dtype=mean.dtype), (len(mean), 1, 1))
+    # without a floor a state that holds one sampled frame would take the density to infinity
+    return MultivariateNormal.create(mean, covariance, floor=1e-2)

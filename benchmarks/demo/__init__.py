@@ -15,10 +15,10 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from .. import datasets
-from . import autoencoder, chains, em_or_gradient, four_rules, mnist, pictures
+from . import autoencoder, chains, em_or_gradient, four_rules, mnist, pictures, pictures_units, units
 
 PARTS = ("rules", "mixture", "vae")
-EXTRA = ("chains",)
+EXTRA = ("chains", "units")
 
 
 def main(data: Path | None, out: Path, parts: list[str] | None = None) -> None:
@@ -42,6 +42,7 @@ def main(data: Path | None, out: Path, parts: list[str] | None = None) -> None:
         "rules": four_rules.PIECES,
         "mixture": em_or_gradient.PIECES,
         "chains": chains.PIECES,
+        "units": units.PIECES,
         "vae": autoencoder.PIECES + (0 if images is None else mnist.PIECES),
     }
     columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("{task.description}"))
@@ -83,6 +84,9 @@ def _run(console, tell, parts, images, out) -> dict:
     if "chains" in parts:
         show("chains", chains, chains.compute(tell))
         pictures.chains_picture(found["chains"], out / "chains.png")
+    if "units" in parts:
+        show("units", units, units.compute(tell))
+        pictures_units.units_picture(found["units"], out / "units.png")
     if set(PARTS) <= set(parts):
         digits = found.get("mnist", found["vae"])
         pictures.overview_picture(found["rules"], found["path"], digits, out / "overview.png")

@@ -58,7 +58,7 @@ class Flow(NamedTuple):
 
 
 class Result(NamedTuple):
-    """Both series with what was found in them."""
+    """Both series with what was found in them, from so many starts each."""
 
     years: np.ndarray
     counts: np.ndarray
@@ -66,6 +66,7 @@ class Result(NamedTuple):
     nile_years: np.ndarray
     flow: np.ndarray
     flows: dict[str, Flow]
+    starts: int
 
 
 def compute(tell: Callable[[str], None], starts: int = 8, steps: int = 500) -> Result:
@@ -82,11 +83,11 @@ def compute(tell: Callable[[str], None], starts: int = 8, steps: int = 500) -> R
         flows = {"Gaussian HMM, 2 states": fit_levels(seen, flow, starts, steps)}
         tell("Nile: linear-Gaussian chain")
         flows["linear-Gaussian chain"] = fit_drift(seen, flow, starts, 4 * steps)
-    return Result(years, counts, quakes, nile_years, flow, flows)
+    return Result(years, counts, quakes, nile_years, flow, flows, starts)
 
 
 def _climb(model, start, starts: int, ys, steps: int) -> optim.Run:
-    """The best of several starts: one compiled run, mapped over them."""
+    """Runs from several starts: one compiled run, mapped over them."""
     rule = optim.em_step(model)
     params = jax.vmap(start)(jax.random.split(jax.random.key(0), starts))
     return jax.vmap(lambda p: optim.run(rule, p, ys, steps=steps, tolerance=1e-10))(params)
@@ -148,8 +149,8 @@ def _flow(evidence, mean, scale, seen, flow) -> Flow:
 def table(result: Result) -> Table:
     """What to print."""
     out = Table(
-        title="Earthquakes of magnitude 7 and more, 1900 to 2006: Poisson HMMs by EM, the best of 8 starts",
-        caption="ln P of the 107 counts in nats. Starts: how many of the 8 end within 1e-3 nats of the best.",
+        title=f"Earthquakes of magnitude 7 and more, 1900 to 2006: Poisson HMMs, the best of {result.starts} starts",
+        caption=f"ln P of the {len(result.counts)} counts in nats. Starts: how many end within 1e-3 nats of the best.",
     )
     for name in ("states", "ln P", "parameters", "AIC", "BIC", "starts", "earthquakes a year in each state"):
         out.add_column(name, justify="right")

@@ -1,5 +1,7 @@
 """The demo's pictures, with one colour for each rule."""
 
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 
 import matplotlib as mpl
@@ -193,6 +195,15 @@ def overview_picture(
             ax.grid(False)
             strip(ax, digits.pictures[key][:6])
             ax.set_title(name)
+        _save(figure, path)
+
+
+@contextlib.contextmanager
+def drawn(path: Path, size: tuple[float, float]) -> Iterator[Figure]:
+    """An empty figure in our style, written to a file at the end."""
+    with mpl.rc_context(STYLE):
+        figure = plt.figure(figsize=size, layout="constrained")
+        yield figure
         _save(figure, path)
 
 

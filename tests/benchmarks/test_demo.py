@@ -8,10 +8,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.stats
 
 import elbo
 from benchmarks import datasets, demo
-from benchmarks.demo import autoencoder, clock, em_or_gradient, four_rules, mnist
+from benchmarks.demo import autoencoder, chains, clock, em_or_gradient, four_rules, mnist, units
 from models import factor_analysis, ppca
 
 SMALL_VAE = {"latent": 2, "hidden": (8,), "samples": 4}
@@ -180,3 +181,17 @@ def test_main_writes_tables_pictures_and_numbers(monkeypatch, tmp_path, capsys):
 def test_an_unknown_part_is_named(tmp_path):
     with pytest.raises(SystemExit, match="no part is called digits; there are rules, mixture, vae"):
         demo.main(None, tmp_path, ["digits"])
+
+
+def test_one_poisson_state_has_a_closed_form(x64):
+    counts = datasets.earthquakes()[1]
+    one = chains.fit_quakes(counts, 1, starts=2, steps=3)
+    exact = scipy.stats.poisson(counts.mean()).logpmf(counts).sum()
+    assert one.log_likelihood == pytest.approx(exact, rel=1e-12) and one.parameters == 1 and one.starts == 2
+    np.testing.assert_allclose(one.expected, counts.mean())
+
+
+def test_score_of_states():
+    labels = np.array([0, 1])
+    assert units.score(np.array([[0, 0, -1], [1, 1, 1]]), labels) == (1.0, pytest.approx(0.970951, rel=1e-5))  # H(2/5)
+    assert units.score(np.array([[0, 1], [0, 1]]), labels) == (0.5, 0.0)

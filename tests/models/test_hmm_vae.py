@@ -159,6 +159,26 @@ def test_rules_raise_the_bound(kind, key):
         jax.tree.map(np.testing.assert_array_equal, run.params.psi.chain, run.params.theta.chain)
 
 
+def test_states_from_clusters_of_the_means(key):
+    """Networks of a plain VAE; the states then found on its means are those that made the data."""
+    model, params, ys, networks, _ = problem()
+    length = jnp.array([12, 12, 12, 12, 12, 5])
+    data = elbo.Padded(ys.at[5, 5:].set(jnp.nan), length)
+    x = hmm_vae.means(model, params, data)
+    q = model.encoder(params.psi, ys[0]).outer
+    np.testing.assert_allclose(x.values[0], q.mean(), rtol=1e-5)
+    assert (x.values[5, 5:] == 0).all() and (x.length == length).all()
+    new = hmm_vae.cluster(key, model, params, data, 2)
+    jax.tree.map(np.testing.assert_array_equal, new.theta.chain, new.psi.chain)
+    np.testing.assert_array_equal(new.theta.decoder.log_scale, params.theta.decoder.log_scale)
+    near = np.argmin(np.abs(np.asarray(x.values) - np.asarray(new.theta.chain.emission.mean)[:, 0]), -1)
+    truth = np.asarray(ys[..., 0] > 0)
+    agree = np.mean((near == truth)[np.arange(12) < np.asarray(length)[:, None]])
+    assert max(agree, 1 - agree) > 0.95
+    report = elbo.check_model(model, new, ys, key=key, tolerance=1e-3)
+    assert report.ok, str(report)
+
+
 def test_m_step_is_optimal_at_the_same_samples(x64, key):
     """Rate 1: at the samples of x that the HMM was fitted to, the gradient in it of E_q ln P(s, x) is zero."""
     model, params, ys, _, _ = problem()
