@@ -50,7 +50,7 @@ class Tags(NamedTuple):
 
 
 def tags() -> Tags:
-    """The 17 universal parts of speech of UD English EWT: sentences of up to 40 tokens, punctuation (PUNCT) included."""
+    """The 17 universal parts of speech of UD English EWT: sentences of up to 40 tokens, with punctuation (PUNCT)."""
     with np.load(_DATA / "ud_ewt_tags.npz", allow_pickle=False) as file:
         arrays = dict(file)
     parts = [_padded(arrays[f"{part}_tags"], arrays[f"{part}_lengths"]) for part in ("train", "dev", "test")]
@@ -60,7 +60,7 @@ def tags() -> Tags:
 def short_trees() -> dict[str, list[str]]:
     """Constituency trees of GUM with up to 10 tokens: train, dev and test, in brackets, one string a tree.
 
-    Punctuation is left out, function labels are left out, and in place of each word stands its universal part of speech.
+    Punctuation and function labels are left out, and in place of each word stands its universal part of speech.
     """
     trees: dict[str, list[str]] = {}
     for line in gzip.decompress((_DATA / "gum_short_trees.txt.gz").read_bytes()).decode().splitlines():
