@@ -17,15 +17,19 @@ from .posteriors import (
     MultivariateNormal,
     Nested,
     Normal,
+    Parse,
     Path,
     Posterior,
+    Spans,
     Structure,
     StructureError,
+    Tree,
     bernoulli,
     categorical,
     chain,
     gaussian,
     gaussian_chain,
+    tree,
 )
 from .sequence import Padded, padded
 
@@ -49,11 +53,14 @@ __all__ = [
     "Normal",
     "Padded",
     "Params",
+    "Parse",
     "Path",
     "Posterior",
     "Reparameterized",
+    "Spans",
     "Structure",
     "StructureError",
+    "Tree",
     "bernoulli",
     "categorical",
     "chain",
@@ -73,6 +80,7 @@ __all__ = [
     "softplus",
     "sum_is_finite",
     "tapped",
+    "tree",
 ]
 
 warn_if_unsound()
