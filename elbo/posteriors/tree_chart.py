@@ -6,8 +6,6 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-PARTS = 6
-
 
 class Chart(NamedTuple):
     """What belongs to each span. Spans of no width, of one word and those not yet computed hold the filling.
@@ -53,26 +51,28 @@ class Chart(NamedTuple):
         return self.by_start.shape[0]
 
 
-def blank(frames: int, fill: Any, tail: tuple[int, ...], dtype: Any) -> Chart:
-    """A chart that holds the filling everywhere."""
-    pad = max([last - first + 1 for first, last in segments(frames)], default=1)
+def blank(frames: int, fill: Any, tail: tuple[int, ...], dtype: Any, parts: int = 4) -> Chart:
+    """A chart for a sweep in so many parts that holds the filling everywhere."""
+    pad = max([last - first + 1 for first, last in segments(frames, parts)], default=1)
     shapes = (frames, frames + 1), (frames + 1 + pad, frames + pad)
     return Chart(*(jnp.full((*shape, *tail), fill, dtype) for shape in shapes))
 
 
-def segments(frames: int) -> list[tuple[int, int]]:
+def segments(frames: int, parts: int = 4) -> list[tuple[int, int]]:
     """The widths from 3 on in a few ranges, the last one included.
 
-    All widths of a range are treated as if they had as many spans as its first and as many splits as its last. One
-    range takes six times the work that is needed, six ranges 1.6 times.
+    All widths of a range are treated as if they had as many spans as its first and as many splits as its last. Sums
+    over splits then take six times the work that is needed with one range, 1.9 times with four; compiling takes time
+    for each range, which short sentences are not worth.
     """
-    edges = sorted({3 + round((frames - 2) * part / PARTS) for part in range(PARTS + 1)})
+    parts = max(1, min(parts, (frames - 2) // 6))
+    edges = sorted({3 + round(max(frames - 2, 0) * part / parts) for part in range(parts + 1)})
     return [(a, b - 1) for a, b in zip(edges[:-1], edges[1:], strict=True)]
 
 
-def sweep(frames: int, step: Callable[..., Any], carry: Any, reverse: bool = False) -> Any:
+def sweep(frames: int, step: Callable[..., Any], carry: Any, parts: int = 4, reverse: bool = False) -> Any:
     """`carry = step(width, carry, count, splits)` for all widths from 3 on; each range of widths is one loop."""
-    for first, last in reversed(segments(frames)) if reverse else segments(frames):
+    for first, last in segments(frames, parts)[:: -1 if reverse else 1]:
         sizes = frames - first + 1, max(last - 3, 1)
 
         def one(i, carry, first=first, last=last, sizes=sizes):
@@ -84,15 +84,18 @@ def sweep(frames: int, step: Callable[..., Any], carry: Any, reverse: bool = Fal
 
 def cut(array: jax.Array, start: tuple, size: tuple[int, int]) -> jax.Array:
     """A part of the first two axes of an array."""
-    tail = array.shape[2:]
-    return jax.lax.dynamic_slice(array, (*start, *(0 for _ in tail)), (*size, *tail))
+    return jax.lax.dynamic_slice(array, _corner(array, start), (*size, *array.shape[2:]))
 
 
 def update(array: jax.Array, part: jax.Array, start: tuple) -> jax.Array:
     """The array with that part replaced."""
-    return jax.lax.dynamic_update_slice(array, part, (*start, *(0 for _ in array.shape[2:])))
+    return jax.lax.dynamic_update_slice(array, part, _corner(array, start))
 
 
 def add(array: jax.Array, part: jax.Array, start: tuple) -> jax.Array:
     """The array with a part added to it."""
     return update(array, cut(array, start, part.shape[:2]) + part, start)
+
+
+def _corner(array: jax.Array, start: tuple) -> tuple:
+    return tuple(jnp.asarray(i, jnp.int32) for i in (*start, *(0 for _ in array.shape[2:])))

@@ -14,6 +14,7 @@ from .tree_parse import Parse, Shifted, Spans, shift
 from .tree_scaled import blocks, varying
 
 Reduce = Callable[..., jax.Array]
+_PARTS = 2
 
 
 def log_partition(potentials: Parse, spans: jax.Array, length: jax.Array) -> jax.Array:
@@ -46,7 +47,7 @@ def chart(shifted: Shifted, spans: jax.Array, reduce: Reduce) -> Chart:
     before = reduce(rules.pn + tags[:, None, :, None], axis=2)
     after = reduce(rules.np + tags[:, None, None, :], axis=3)
     after = jnp.pad(after, ((0, frames), (0, 0), (0, 0)), constant_values=LOG_ZERO)
-    found = tree_chart.blank(frames, LOG_ZERO, (size,), tags.dtype)
+    found = tree_chart.blank(frames, LOG_ZERO, (size,), tags.dtype, _PARTS)
     found = varying(found, before)
 
     def put(found, width, numbers):
@@ -73,7 +74,7 @@ def chart(shifted: Shifted, spans: jax.Array, reduce: Reduce) -> Chart:
     if frames > 1:
         pairs = tags[:-1, :, None] + tags[1:, None, :]
         found = put(found, 2, reduce(pairs[:, None] + rules.pp, axis=(2, 3)))
-    return tree_chart.sweep(frames, step, found)
+    return tree_chart.sweep(frames, step, found, _PARTS)
 
 
 @jax.jit

@@ -18,7 +18,7 @@ Tree = Any
 def log_partition(potentials: Parse, length: jax.Array) -> jax.Array:
     """ln Z, a scalar, nats; its derivative is the marginals. Without differentiation an inside pass."""
     value, right = tree_scaled.log_partition(shift(potentials, length), length)
-    return unless(right, value, lambda p, n: _smooth(p, n)[0], potentials, length)
+    return unless(right, value, _twice_sure, potentials, length)
 
 
 @log_partition.defjvp
@@ -39,6 +39,12 @@ def _smooth_jvp(primals, tangents):
     # the slow pass has no rules of its own, so that all higher derivatives are those of plain arithmetic
     potentials, length = primals
     return jax.jvp(lambda p: tree_log.smooth(p, length), (potentials,), (tangents[0],))
+
+
+def _twice_sure(potentials: Parse, length: jax.Array) -> jax.Array:
+    """ln Z where the inside pass alone knows too little: the outside weights know more."""
+    (value, _, _), right = tree_outside.smooth(shift(potentials, length), length)
+    return unless(right, value, lambda p, n: tree_log.log_partition(p, tree_log.no_spans(p), n), potentials, length)
 
 
 def _smooth(potentials: Parse, length: jax.Array) -> tuple[jax.Array, Parse, jax.Array]:
