@@ -211,12 +211,9 @@ class tree:  # noqa: N801 - reads as a function: exact(log_joint, tree(10, 20))
 
 
 def _middles(spans: Spans) -> jax.Array:
-    """Where the right child of each span begins: children come after their parents, the left one first."""
-    rows = jnp.arange(len(spans.start))
-    # the left child of a span is the next one in the list, if it is not a word
-    after = jnp.append(spans.end[1:], -1)
-    inside = (jnp.append(spans.start[1:], -1) == spans.start) & (rows >= 0)
-    return jnp.where(inside & (spans.left == 0), after, spans.start + 1)
+    """Where the right child of each span begins: the left one, if it is no word (left = 0), is next in the list."""
+    after = jnp.append(spans.end, -1)[1:]
+    return jnp.where(spans.left == 0, after, spans.start + 1)
 
 
 def _check(q: Tree) -> None:
@@ -238,4 +235,6 @@ def _check(q: Tree) -> None:
             "of words; use jax.vmap over a batch of sentences"
         )
     if not isinstance(q.length, jax.core.Tracer) and not 1 <= int(q.length) <= frames:
-        raise ValueError(f"length: got {int(q.length)}, expected 1 to {frames}, the words of tags; drop empty sentences")
+        raise ValueError(
+            f"length: got {int(q.length)}, expected 1 to {frames}, the words of tags; drop empty sentences"
+        )

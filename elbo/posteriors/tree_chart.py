@@ -41,9 +41,7 @@ class Chart(NamedTuple):
     def put(self, width: jax.Array | int, rows: jax.Array) -> "Chart":
         """The chart with the spans of one width, from words 0, 1, … on, [count, ...]; those past the end are junk."""
         rows = rows[:, None]
-        return Chart(
-            update(self.by_start, rows, (0, width)), update(self.by_end, rows, (width, self.frames - width))
-        )
+        return Chart(update(self.by_start, rows, (0, width)), update(self.by_end, rows, (width, self.frames - width)))
 
     @property
     def frames(self) -> int:

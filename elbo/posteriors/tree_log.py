@@ -62,9 +62,7 @@ def chart(shifted: Shifted, spans: jax.Array, reduce: Reduce) -> Chart:
         parts = [
             reduce(pairs[:, None] + rules.nn, axis=(2, 3)),
             reduce(before[:count] + found.shorter_right(width, count)[:, None, :], axis=2),
-            reduce(
-                cut(after, (width - 1, 0), (count, size)) + found.shorter_left(width, count)[:, None, :], axis=2
-            ),
+            reduce(cut(after, (width - 1, 0), (count, size)) + found.shorter_left(width, count)[:, None, :], axis=2),
         ]
         return reduce(jnp.stack(parts), axis=0)
 

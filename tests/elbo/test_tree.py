@@ -309,7 +309,9 @@ def passes(q):
 def numpy_inside(root, rules, tags) -> float:
     """ln Z in float64, one span after the other; ln 0 is −∞ here."""
     size, frames = len(rules), len(tags)
-    root, rules, tags = (np.where(a <= 1e-6 * LOG_ZERO, -np.inf, np.asarray(a, np.float64)) for a in (root, rules, tags))
+    root, rules, tags = (
+        np.where(a <= 1e-6 * LOG_ZERO, -np.inf, np.asarray(a, np.float64)) for a in (root, rules, tags)
+    )
     chart = np.full((frames, frames + 1, rules.shape[1]), -np.inf)
     chart[:, 1, size:] = tags
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -381,7 +383,8 @@ def test_float32_keeps_its_digits_in_a_long_sentence():
 
 def test_the_lost_one_of_a_batch_is_the_only_one_that_goes_slowly(x64):
     """Under vmap of vmap there is a branch for the batch, and one for each of its data."""
-    trees = stack([random_tree(i, *SIZES) for i in range(3)] + [jax.tree.map(lambda a: a[0], batch(finisher, 0, 900.0, float))])
+    lost = jax.tree.map(lambda a: a[0], batch(finisher, 0, 900.0, float))
+    trees = stack([*(random_tree(i, *SIZES) for i in range(3)), lost])
     grid = jax.tree.map(lambda a: a.reshape(2, 2, *a.shape[1:]), trees)
     compiled = jax.jit(jax.vmap(jax.vmap(lambda q: (q.log_partition(), q.mean())))).lower(grid).compile()
     assert " conditional(" in compiled.as_text()
