@@ -150,7 +150,6 @@ def _descend(shifted: Shifted, found: Chart, symbol: jax.Array, length: jax.Arra
 
 def _ends(shifted: Shifted, found: Chart, length: jax.Array) -> jax.Array:
     """Log weights of the symbols of the whole sentence, [S]."""
-    size = len(shifted.rules)
     whole = cut(found.by_start, (0, length), (1, 1))[0, 0]
     single = length == 1
     return shifted.root + jnp.concatenate(

@@ -20,18 +20,18 @@ from .tree_parse import Shifted
 # How much that matters is what the outside weights say. The inside pass is therefore made to err upwards. Before a
 # span is rescaled its numbers are c_k v v' R summed over splits and symbols, with c_k <= 1 the power of two of split k
 # relative to the largest. Each product, factor and c_k loses `tiny` at most, or was raised to e tiny (hard zeros are
-# 0), so that less than n tiny is lost in all, n = 16 (T N² + 2 N P + P²). The floor is λ = n tiny / eps, put under these
-# numbers. If a number is above λ, its loss is a rounding error like any other; if not, it becomes λ, which is more than
-# it should be, up to such a rounding error. So, apart from rounding, β is never too small, and each number is too large
+# 0), so that less than n tiny is lost in all, n = 16 (T N² + 2 N P + P²). The floor λ = n tiny / eps is put under
+# these numbers. If a number is above λ, its loss is a rounding error like any other; if not, it becomes λ, which is
+# too large, up to such a rounding error. So, apart from rounding, β is never too small, and each number is too large
 # by at most λ. Z is linear in the weights of one span. Raise one number after the other, small spans first: each
 # adds its own surplus times its outside weight, in which every number is true or raised, so at most the computed one.
 # Hence, with o(A) = ∂ ln Z / ∂ (number before rescaling), as computed,
 #     0 <= relative error of Z <= λ Σ_spans Σ_A o(A),   and for the root's sum, 4 N tiny / Z in its own scale,
 # and the same bounds the total variation between true and computed distributions of parses, thus all marginals.
 # The outside pass loses `tiny` where its numbers are formed, but they count at most 1 / λ and less than n of them
-# flow into one, so that is at most eps of a marginal. If the bound is small the passes were right whatever
-# the potentials are; if it is large or NaN, log space decides. A sentence without a parse has all of Z from the floor,
-# so its bound is at least 1.
+# flow into one, so that is at most eps of a marginal. If the bound is small the passes were right whatever the
+# potentials are; if it is large or NaN, log space decides. A sentence without a parse has all of Z from the floor, so
+# its bound is at least 1.
 #
 # Without the outside pass: Σ_A v(A) ∂ ln Z / ∂ v(A) <= 1 is the probability of the span, and max v >= 1/2, so that one
 # of these derivatives is at most 2. If the rules, and the root, differ by a factor of at most r between the

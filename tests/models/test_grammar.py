@@ -119,7 +119,7 @@ def test_treebanks(x64, markov):
     [
         (
             "S -> A B [0.5] | 'c' [0.4]\nA -> 'a' [1]\nB -> 'b' [1]",
-            r"rules of S: probabilities sum to 0.9, expected 1: S",
+            "rules of S: probabilities sum to 0.9, expected 1",
         ),
         ("S -> A B [1]\nA -> 'a' [1]", "rule S -> A B: B has no rules"),
         ("S -> 'a' [1]\nT -> 'b' [1]", "rule T -> 'b': T cannot be reached from S"),
