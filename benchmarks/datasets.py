@@ -1,5 +1,6 @@
 """Data for the demos and benchmarks: small sets bundled here (`data/README.md`), and MNIST from a file of yours."""
 
+import gzip
 from pathlib import Path
 from typing import NamedTuple
 from zipfile import is_zipfile
@@ -57,6 +58,50 @@ def spoken_digits(path: str | Path | None = None) -> Speech:
             file["speaker_id"].astype(int),
             int(file["sample_rate"]),
         )
+class Sentences(NamedTuple):
+    """Sentences as indices of tags: int [N, T], -1 in the padding, and their lengths, int [N]."""
+
+    tags: np.ndarray
+    lengths: np.ndarray
+
+
+class Tags(NamedTuple):
+    """Universal parts of speech of the English Web Treebank, sentences of up to 40 tokens."""
+
+    names: tuple[str, ...]  # 17
+    train: Sentences  # 11,991 sentences
+    dev: Sentences
+    test: Sentences
+
+
+def tags() -> Tags:
+    """The 17 universal parts of speech of UD English EWT: sentences of up to 40 tokens, with punctuation (PUNCT)."""
+    with np.load(_DATA / "ud_ewt_tags.npz", allow_pickle=False) as file:
+        arrays = dict(file)
+    parts = [_padded(arrays[f"{part}_tags"], arrays[f"{part}_lengths"]) for part in ("train", "dev", "test")]
+    return Tags(tuple(arrays["names"].tolist()), *parts)
+
+
+def short_trees() -> dict[str, list[str]]:
+    """Constituency trees of GUM with up to 10 tokens: train, dev and test, in brackets, one string a tree.
+
+    Punctuation and function labels are left out, and in place of each word stands its universal part of speech.
+    """
+    trees: dict[str, list[str]] = {}
+    for line in gzip.decompress((_DATA / "gum_short_trees.txt.gz").read_bytes()).decode().splitlines():
+        if line.startswith("# "):
+            part = trees.setdefault(line[2:], [])
+        else:
+            part.append(line)
+    return trees
+
+
+def _padded(flat: np.ndarray, lengths: np.ndarray) -> Sentences:
+    """Sentences that lie one after the other, as rows."""
+    lengths = lengths.astype(int)
+    rows = np.full((len(lengths), lengths.max()), -1)
+    rows[np.arange(rows.shape[1]) < lengths[:, None]] = flat
+    return Sentences(rows, lengths)
 
 
 class Mnist(NamedTuple):

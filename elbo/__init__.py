@@ -17,15 +17,19 @@ from .posteriors import (
     MultivariateNormal,
     Nested,
     Normal,
+    Parse,
     Path,
     Posterior,
+    Spans,
     Structure,
     StructureError,
+    Tree,
     bernoulli,
     categorical,
     chain,
     gaussian,
     gaussian_chain,
+    tree,
 )
 from .sequence import Padded, padded, zero_unless
 
@@ -49,11 +53,14 @@ __all__ = [
     "Normal",
     "Padded",
     "Params",
+    "Parse",
     "Path",
     "Posterior",
     "Reparameterized",
+    "Spans",
     "Structure",
     "StructureError",
+    "Tree",
     "bernoulli",
     "categorical",
     "chain",
@@ -74,6 +81,7 @@ __all__ = [
     "sum_is_finite",
     "tapped",
     "zero_unless",
+    "tree",
 ]
 
 warn_if_unsound()

@@ -20,6 +20,7 @@ ADAPTERS = {
     "pomegranate": "pomegranate",
     "scikit-learn": "scikit_learn",
     "torch": "torch",
+    "torch-struct": "torch_struct",
 }
 """Library to adapter file."""
 

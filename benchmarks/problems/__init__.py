@@ -2,9 +2,10 @@
 
 from .chains import CHAINS, Field, Sequences
 from .mixtures import MIXTURES, Mixture
+from .pcfg import PARSES, Forest
 from .problem import Problem, Target
 from .vae import VAES, Vae, make_vae
 
-PROBLEMS = (*MIXTURES, *VAES, *CHAINS)
+PROBLEMS = (*MIXTURES, *VAES, *CHAINS, *PARSES)
 
-__all__ = ["PROBLEMS", "Field", "Mixture", "Problem", "Sequences", "Target", "Vae", "make_vae"]
+__all__ = ["PROBLEMS", "Field", "Forest", "Mixture", "Problem", "Sequences", "Target", "Vae", "make_vae"]

@@ -10,6 +10,8 @@ from .multivariate_normal import MultivariateNormal, gaussian
 from .nested import Nested
 from .normal import Normal
 from .protocol import Posterior, Structure, prepared
+from .tree import Tree, tree
+from .tree_parse import Parse, Spans
 
 __all__ = [
     "Bernoulli",
@@ -19,14 +21,18 @@ __all__ = [
     "MultivariateNormal",
     "Nested",
     "Normal",
+    "Parse",
     "Path",
     "Posterior",
+    "Spans",
     "Structure",
     "StructureError",
+    "Tree",
     "bernoulli",
     "categorical",
     "chain",
     "gaussian",
     "gaussian_chain",
     "prepared",
+    "tree",
 ]

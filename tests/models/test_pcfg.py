@@ -1,0 +1,164 @@
+"""Grammars: EM against counts of listed parses, Fisher's identity, priors, networks, restarts, padding, samples."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import elbo
+import optim
+from models import pcfg
+from models.families import Categorical
+from tests.elbo.trees import arrays, listed
+
+N, P, V = 2, 2, 3
+LENGTHS = np.array([4, 2, 1, 3, 4])
+WORDS = np.array([[0, 1, 2, 0], [1, 1, -7, 9], [2, -7, 9, 9], [2, 0, 0, 99], [1, 0, 2, 2]])
+YS = elbo.Padded(jnp.asarray(WORDS), jnp.asarray(LENGTHS))
+MODEL = pcfg.model(N, P, single=True)
+RULE = optim.em_step(MODEL)
+
+
+def start(seed=0):
+    return pcfg.init(jax.random.key(seed), N, P, V, single=True)
+
+
+def listed_em(theta, ys):
+    """Σ ln P and the families after one EM iteration, by summing over every parse of every sentence."""
+    root, rules, emission = (np.log(np.asarray(f.probabilities())) for f in theta)
+    counts, total = [0 * root, 0 * rules.reshape(N, N + P, N + P), 0 * emission], 0.0
+    for words, length in zip(np.asarray(ys.values), np.asarray(ys.length), strict=True):
+        words = words[:length]
+        potentials = root, rules.reshape(N, N + P, N + P), emission[:, words].T
+        parses = [arrays(z, *potentials) for z in listed(int(length), N, P)]
+        weight = np.array([sum(np.sum(a * b) for a, b in zip(z, potentials, strict=True)) for z in parses])
+        log_p = np.logaddexp.reduce(weight)
+        total += log_p
+        mean = [np.tensordot(np.exp(weight - log_p), np.stack([z[i] for z in parses]), 1) for i in range(3)]
+        counts[0] += mean[0]
+        counts[1] += mean[1]
+        np.add.at(counts[2].T, words, mean[2])
+    tables = counts[0], counts[1].reshape(N, -1), counts[2]
+    return total, [t / t.sum(-1, keepdims=True) for t in tables]
+
+
+def test_em_is_inside_outside_and_never_decreases(x64):
+    params, values = start(), []
+    total, expected = listed_em(params.theta, YS)
+    moved, _, info = RULE.update(None, params, (), YS)
+    np.testing.assert_allclose(info.elbo * len(LENGTHS), total, rtol=1e-12)
+    for family, table in zip(moved.theta, expected, strict=True):
+        np.testing.assert_allclose(family.probabilities(), table, atol=1e-12)
+    for _ in range(30):
+        params, _, info = RULE.update(None, params, (), YS)
+        values.append(float(info.elbo))
+    assert np.all(np.diff(values) >= -1e-9) and values[-1] > values[0] + 0.5
+
+
+def test_fishers_identity_and_padding(x64):
+    params = start(1)
+    params = params._replace(psi=params.theta)
+
+    def evidence(theta, ys):
+        return jnp.sum(elbo.evidence(MODEL)(elbo.Params(theta, theta), ys))
+
+    def energy(theta, ys):
+        return jnp.sum(elbo.decompose(MODEL)(elbo.Params(theta, params.theta), ys).energy)
+
+    both = jax.jit(lambda ys: (jax.grad(evidence)(params.theta, ys), jax.grad(energy)(params.theta, ys)))
+    gradient, fisher = both(YS)
+    for a, b in zip(jax.tree.leaves(gradient), jax.tree.leaves(fisher), strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-12)
+    # more padding, other junk in it
+    wide = elbo.Padded(jnp.pad(YS.values, ((0, 0), (0, 2)), constant_values=1), YS.length)
+    for a, b in zip(jax.tree.leaves(both(wide)[0]), jax.tree.leaves(gradient), strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-12)
+
+
+def test_what_cannot_be_parsed_harms_nothing(x64):
+    """A word that no tag emits, a word out of the vocabulary, a length of 0: dropped and reported."""
+    theta = start().theta
+    silent = theta.emission.logits.at[:, 2].set(elbo.LOG_ZERO)
+    theta = theta._replace(emission=Categorical(silent))
+    params = elbo.Params(theta, theta)
+    words = jnp.array([[0, 1, 1, 0], [0, 2, 1, 0], [0, 5, 1, 0], [0, 1, 0, 0], [0, 1, 1, 0]])
+    ys = elbo.Padded(words, jnp.array([4, 4, 4, 0, 2]))
+    value = elbo.evidence(MODEL)(params, ys)
+    assert np.isneginf(value[1:3]).all() and np.isfinite(value[jnp.array([0, 4])]).all()
+    moved, _, info = RULE.update(None, params, (), ys)
+    assert not info.feasible and int(info.dropped) == 3
+    keep = jax.tree.map(lambda a: a[jnp.array([0, 4])], ys)
+    alone, _, rest = RULE.update(None, params, (), keep)
+    np.testing.assert_allclose(info.elbo, rest.elbo, rtol=1e-12)
+    for a, b in zip(jax.tree.leaves(moved), jax.tree.leaves(alone), strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-12)
+    # one word is no sentence, unless the root may be a preterminal
+    model = pcfg.model(N, P)
+    params = pcfg.init(jax.random.key(0), N, P, V)
+    value = elbo.evidence(model)(params, YS)
+    assert np.isneginf(value[2]) and np.isfinite(np.delete(value, 2)).all()
+    assert pcfg.parse(model, params.theta, YS).score[2] == -jnp.inf
+
+
+def test_prior(x64):
+    params = start()
+    prior = pcfg.dirichlet(params.theta, 0.5)
+    rule = optim.em_step(MODEL, prior=prior)
+    _, plain = listed_em(params.theta, YS)
+    moved, _, first = rule.update(None, params, (), YS)
+    assert (moved.theta.rules.probabilities() > 0.5 / (0.5 * (N + P) ** 2 + 20)).all()
+    _, _, second = rule.update(None, moved, (), YS)
+    assert second.objective >= first.objective
+    assert not np.allclose(moved.theta.rules.probabilities(), plain[1])
+
+
+def test_restarts_by_vmap_are_those_one_by_one(x64):
+    keys = jax.random.split(jax.random.key(3), 3)
+    starts = jax.vmap(lambda k: pcfg.init(k, N, P, V, single=True))(keys)
+    together = jax.jit(jax.vmap(lambda p: optim.run(RULE, p, YS, steps=5)))(starts)
+    for i in range(3):
+        alone = optim.run(RULE, jax.tree.map(lambda a, i=i: a[i], starts), YS, steps=5)
+        np.testing.assert_allclose(together.history.elbo[i], alone.history.elbo, rtol=1e-12)
+
+
+def test_neural_grammar_learns_by_its_gradient():
+    families, params = pcfg.neural(jax.random.key(0), N, P, V, single=True, width=8)
+    model = pcfg.model(N, P, single=True, families=families)
+    rule = optim.eg_step(model, optax.adam(0.03))
+    run = optim.run(rule, params, YS, steps=40)
+    assert run.history.elbo[-1] > run.history.elbo[0] + 0.3
+    assert bool(jnp.all(run.history.finite))
+
+
+def test_parses_and_samples(x64):
+    theta = start(2).theta
+    model = pcfg.model(N, P, single=True)
+    parsed, risk = pcfg.parse(model, theta, YS), pcfg.consensus(model, theta, YS)
+    for spans in (parsed.spans, risk):
+        for start_, end, length in zip(np.asarray(spans.start), np.asarray(spans.end), LENGTHS, strict=True):
+            assert (start_ >= 0).sum() == length - 1
+            assert length == 1 or (start_[0], end[0]) == (0, length)
+    # a grammar that mostly stops
+    rules = np.full((N, N + P, N + P), 0.02)
+    rules[:, N:, N:] = 0.19
+    theta = theta._replace(rules=Categorical.create(jnp.asarray(rules.reshape(N, -1) / rules.sum((1, 2))[:, None])))
+    draws = 4000
+    drawn = jax.vmap(lambda k: pcfg.sample(k, theta, 5))(jax.random.split(jax.random.key(0), draws))
+    assert ((drawn.values >= 0).sum(1) == drawn.length).all()
+    every = np.stack(np.meshgrid(*[np.arange(V)] * 2, indexing="ij"), -1).reshape(-1, 2)
+    ys = elbo.Padded(jnp.asarray(np.pad(every, ((0, 0), (0, 2)))), jnp.full(len(every), 2))
+    p = np.exp(elbo.evidence(model)(elbo.Params(theta, theta), ys))
+    pairs = np.asarray(drawn.values[:, :2])[np.asarray(drawn.length) == 2]
+    seen = np.array([(pairs == pair).all(1).sum() for pair in every]) / draws
+    assert (np.abs(seen - p) <= 5 * np.sqrt(p / draws)).all()
+
+
+def test_check_model():
+    elbo.check_model(MODEL, start(), YS)
+
+
+@pytest.mark.parametrize("single", [False, True])
+def test_shapes(single):
+    theta = pcfg.init(jax.random.key(0), 3, 4, 5, single=single).theta
+    assert [f.logits.shape for f in theta] == [(7 if single else 3,), (3, 49), (4, 5)]
