@@ -10,6 +10,7 @@ from .numerics import IMPOSSIBLE, LOG_ZERO, PRECISION, is_feasible, safe_log, so
 from .objective import Decomposition, decompose, elbo, evidence, kl
 from .platform import warn_if_unsound
 from .posteriors import (
+    Alignment,
     Bernoulli,
     Categorical,
     Chain,
@@ -21,18 +22,20 @@ from .posteriors import (
     Posterior,
     Structure,
     StructureError,
+    alignment,
     bernoulli,
     categorical,
     chain,
     gaussian,
     gaussian_chain,
 )
-from .sequence import Padded, padded
+from .sequence import Labelled, Padded, padded
 
 __all__ = [
     "IMPOSSIBLE",
     "LOG_ZERO",
     "PRECISION",
+    "Alignment",
     "Automatic",
     "Bernoulli",
     "Categorical",
@@ -43,6 +46,7 @@ __all__ = [
     "Exact",
     "Family",
     "GaussianChain",
+    "Labelled",
     "Model",
     "MultivariateNormal",
     "Nested",
@@ -54,6 +58,7 @@ __all__ = [
     "Reparameterized",
     "Structure",
     "StructureError",
+    "alignment",
     "bernoulli",
     "categorical",
     "chain",

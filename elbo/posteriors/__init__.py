@@ -1,5 +1,6 @@
 """One file per structure of the latent: its posterior, and the value that names the structure to `exact`."""
 
+from .alignment import Alignment, alignment
 from .bernoulli import Bernoulli, bernoulli
 from .categorical import Categorical, categorical
 from .chain import Chain, chain
@@ -12,6 +13,7 @@ from .normal import Normal
 from .protocol import Posterior, Structure, prepared
 
 __all__ = [
+    "Alignment",
     "Bernoulli",
     "Categorical",
     "Chain",
@@ -23,6 +25,7 @@ __all__ = [
     "Posterior",
     "Structure",
     "StructureError",
+    "alignment",
     "bernoulli",
     "categorical",
     "chain",
