@@ -10,6 +10,7 @@ from .numerics import IMPOSSIBLE, LOG_ZERO, PRECISION, is_feasible, safe_log, so
 from .objective import Decomposition, decompose, elbo, evidence, kl
 from .platform import warn_if_unsound
 from .posteriors import (
+    Alignment,
     Bernoulli,
     Categorical,
     Chain,
@@ -24,6 +25,7 @@ from .posteriors import (
     Structure,
     StructureError,
     Tree,
+    alignment,
     bernoulli,
     categorical,
     chain,
@@ -32,11 +34,13 @@ from .posteriors import (
     tree,
 )
 from .sequence import Padded, padded, zero_unless
+from .sequence import Labelled, Padded, padded
 
 __all__ = [
     "IMPOSSIBLE",
     "LOG_ZERO",
     "PRECISION",
+    "Alignment",
     "Automatic",
     "Bernoulli",
     "Categorical",
@@ -47,6 +51,7 @@ __all__ = [
     "Exact",
     "Family",
     "GaussianChain",
+    "Labelled",
     "Model",
     "MultivariateNormal",
     "Nested",
@@ -61,6 +66,7 @@ __all__ = [
     "Structure",
     "StructureError",
     "Tree",
+    "alignment",
     "bernoulli",
     "categorical",
     "chain",

@@ -41,6 +41,18 @@ class Padded(NamedTuple):
         return (self.length >= 1) & (self.length <= self.frames)
 
 
+class Labelled(NamedTuple):
+    """Inputs with a sequence of labels that says nothing of when each occurs: a datum of CTC.
+
+    Attributes:
+      inputs: what is given, frames [T, ...] (any pytree), or these in a `Padded`.
+      labels: int [L], or these in a `Padded`, whose length may be 0 here.
+    """
+
+    inputs: Tree
+    labels: Tree
+
+
 def padded(y: Tree) -> Padded:
     """A datum as a `Padded` sequence: itself, or one of full length whose leaves have a leading axis T."""
     if isinstance(y, Padded):

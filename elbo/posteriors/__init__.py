@@ -1,5 +1,6 @@
 """One file per structure of the latent: its posterior, and the value that names the structure to `exact`."""
 
+from .alignment import Alignment, alignment
 from .bernoulli import Bernoulli, bernoulli
 from .categorical import Categorical, categorical
 from .chain import Chain, chain
@@ -14,6 +15,7 @@ from .tree import Tree, tree
 from .tree_parse import Parse, Spans
 
 __all__ = [
+    "Alignment",
     "Bernoulli",
     "Categorical",
     "Chain",
@@ -28,6 +30,7 @@ __all__ = [
     "Structure",
     "StructureError",
     "Tree",
+    "alignment",
     "bernoulli",
     "categorical",
     "chain",

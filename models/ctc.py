@@ -1,0 +1,72 @@
+"""Connectionist temporal classification: labels without their times, from a network that sees the frames."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+import elbo
+
+from .ctc_loss import ctc_loss, pick
+
+Tree = Any
+Apply = Callable[[Tree, elbo.Padded], jax.Array]
+
+__all__ = ["ctc_loss", "model", "usable"]
+
+
+def model(apply: Apply, *, blank: int = 0, stride: int = 1) -> elbo.Model:
+    """ln P_Θ(z, labels | inputs) = Σ_t ln softmax(logits_t)[symbol of z_t], with its exact posterior (an `Alignment`).
+
+    z, the indicator [T, 2L+1] of a path through the labels with blanks around them, is all that is latent: labels are a
+    function of z, and inputs are given. So `elbo.evidence` is ln P(labels | inputs), minus the CTC loss, and `eg_step`
+    trains it (Graves et al. 2006). A pair that does not fit is impossible: −∞, no gradient, counted in `info.dropped`.
+
+    A datum y is `elbo.Labelled(inputs, labels)`.
+
+    Args:
+      apply: `apply(theta, inputs)`, logits [⌈T / stride⌉, V] of one sequence. inputs is an `elbo.Padded` with zeros in
+        its padding; a network that looks around needs `inputs.mask()` to make nothing of the padding.
+      blank: the symbol, 0 to V − 1, that stands for no label.
+      stride: frames of the inputs for each frame of the logits.
+
+    >>> y = elbo.Labelled(jnp.zeros((1, 3, 2)), jnp.array([[1]]))
+    >>> ctc = model(lambda theta, inputs: theta * inputs.values)
+    >>> jnp.exp(elbo.evidence(ctc)(elbo.Params(jnp.ones(()), None), y)).tolist()  # 6 of 8 strings
+    [0.75]
+    """
+
+    def log_joint(theta: Tree, z: jax.Array, y: elbo.Labelled) -> jax.Array:
+        inputs, labels = elbo.padded(y.inputs).clean(), elbo.padded(y.labels)
+        logits = apply(theta, inputs)
+        _check(logits, -(-inputs.frames // stride), blank)
+        log_p = jax.nn.log_softmax(jnp.maximum(logits, elbo.LOG_ZERO))
+        counts = (jnp.arange(len(logits)) < -(-inputs.length // stride))[:, None]
+        log_p = jnp.where(counts, log_p, 0)
+        product = partial(jnp.vdot, precision=elbo.PRECISION)
+        return product(jnp.sum(z[:, ::2], 1), log_p[:, blank]) + product(
+            z[:, 1::2], pick(log_p, labels.clean().values, blank)
+        )
+
+    return elbo.Model(log_joint, elbo.exact(log_joint, elbo.alignment(stride)), usable)
+
+
+def usable(y: elbo.Labelled) -> jax.Array:
+    """Whether a datum can be used: both lengths are in range (0 labels are), and its inputs are finite."""
+    inputs, labels = elbo.padded(y.inputs), elbo.padded(y.labels)
+    in_range = (inputs.length >= 1) & (inputs.length <= inputs.frames)
+    in_range &= (labels.length >= 0) & (labels.length <= labels.frames)
+    return in_range & elbo.sum_is_finite(inputs.clean().values)
+
+
+def _check(logits: jax.Array, frames: int, blank: int) -> None:
+    shape, dtype = jnp.shape(logits), jnp.result_type(logits)
+    if len(shape) != 2 or shape[0] != frames or not jnp.issubdtype(dtype, jnp.floating):
+        raise ValueError(
+            f"apply: returned {dtype}{list(shape)}, expected floating-point logits [{frames}, V], one row for each "
+            "`stride` frames of the inputs"
+        )
+    if not 0 <= blank < shape[1]:
+        raise ValueError(f"blank: got {blank}, expected one of the {shape[1]} symbols, 0 to V - 1")

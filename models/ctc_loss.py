@@ -1,0 +1,160 @@
+"""The CTC loss of logits, in the way of `optax.ctc_loss`: −ln P(labels | inputs), its gradient the posterior's."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+
+import elbo
+from elbo.posteriors import alignment_passes
+from elbo.posteriors.alignment_path import Sizes, States, clean
+
+FEW = 256  # up to so many symbols a product with one-hot rows is faster than gathering and scattering on a CPU
+
+
+def ctc_loss(
+    logits: jax.Array,
+    logit_paddings: jax.Array,
+    labels: jax.Array,
+    label_paddings: jax.Array,
+    *,
+    blank_id: int = 0,
+) -> jax.Array:
+    """−ln P(labels | logits) of a batch, summed over all alignments, nats; conventions as in `optax.ctc_loss`.
+
+        ∂ loss / ∂ logits_tv = softmax(logits_t)_v − P(frame t is symbol v | labels)
+
+    The loss is never negative. It is +∞, with no gradient, where the labels do not fit into the frames (repeated labels
+    need a blank between them) or one of them is out of range or the blank, and NaN where a logit inside of the lengths
+    is, or where padding does not come last. Nothing in the padding is looked at. O(T (L + V)) for each datum.
+
+    Args:
+      logits: [B, T, V], floating point; computed in float32 at least.
+      logit_paddings: [B, T], 1 (or true) for frames that do not count, all of them at the end.
+      labels: int [B, N].
+      label_paddings: [B, N], 1 (or true) for labels that do not count, all of them at the end.
+      blank_id: the symbol that stands for no label.
+
+    Returns:
+      [B]. `jnp.sum` of it over the finite ones is what to train on; its derivatives of any order are by reverse mode.
+
+    >>> logits = jnp.zeros((1, 3, 2))
+    >>> loss = ctc_loss(logits, jnp.zeros((1, 3)), jnp.array([[1]]), jnp.zeros((1, 1)))
+    >>> jnp.exp(-loss).tolist()  # 6 of 8 strings
+    [0.75]
+    """
+    logits, labels = jnp.asarray(logits), jnp.asarray(labels)
+    _check(logits, logit_paddings, labels, label_paddings, blank_id)
+    frames, ordered = _lengths(logit_paddings)
+    count, in_order = _lengths(label_paddings)
+    wide = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
+    loss = _loss(blank_id, wide, frames, labels, count)
+    return jnp.where(ordered & in_order, loss, jnp.nan)
+
+
+def pick(values: jax.Array, symbols: jax.Array, blank: int) -> jax.Array:
+    """values[..., t, symbols[..., l]], [..., T, L]; `LOG_ZERO` for symbols that are out of range, or the blank."""
+    size = values.shape[-1]
+    valid = (symbols >= 0) & (symbols < size) & (symbols != blank)
+    symbols = jnp.where(valid, symbols, 0)
+    if size <= FEW:
+        picked = jnp.einsum("...tv,...lv->...tl", values, _one_hot(symbols, values), precision=elbo.PRECISION)
+    else:
+        picked = jnp.take_along_axis(values, symbols[..., None, :], axis=-1)
+    return jnp.where(valid[..., None, :], picked, elbo.LOG_ZERO)
+
+
+def log_normalizer(values: jax.Array) -> jax.Array:
+    """ln Σ_v exp values, [B, T, 1]."""
+
+    def frame(row):
+        top = jax.lax.stop_gradient(jnp.max(row, -1, keepdims=True))
+        # a sum that computes what it sums is not vectorised on a CPU; a frame at a time, the barrier costs no memory
+        return top + jnp.log(jnp.sum(jax.lax.optimization_barrier(jnp.exp(row - top)), -1, keepdims=True))
+
+    def in_turn(values):
+        each = jax.lax.map(
+            lambda t: frame(jax.lax.dynamic_index_in_dim(values, t, 1, keepdims=False)), jnp.arange(values.shape[1])
+        )
+        return jnp.swapaxes(each, 0, 1)
+
+    def at_once(values):
+        return jax.nn.logsumexp(values, axis=-1, keepdims=True)
+
+    if values.shape[-1] <= FEW:
+        return at_once(values)
+    return jax.lax.platform_dependent(values, cpu=in_turn, default=at_once)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _loss(blank, logits, frames, labels, count):
+    """[B]."""
+    return _as_loss(alignment_passes.log_partition(*_potentials(blank, logits, frames, labels, count)[0]))
+
+
+def _forward(blank, logits, frames, labels, count):
+    problem, normalizer = _potentials(blank, logits, frames, labels, count)
+    log_z, marginals = alignment_passes.smooth(*problem)
+    return _as_loss(log_z), (logits, frames, labels, normalizer, log_z, marginals)
+
+
+def _backward(blank, residuals, slope):
+    logits, frames, labels, normalizer, log_z, marginals = residuals
+    size = logits.shape[-1]
+    # an impossible datum has no marginals, and no softmax either
+    slope = jnp.where(log_z <= elbo.IMPOSSIBLE, 0, slope)[:, None, None]
+    counts = (jnp.arange(logits.shape[1]) < frames[:, None])[..., None]
+    expected = jnp.where(counts, jnp.exp(logits - normalizer), 0)
+    in_blank = jnp.where(jnp.arange(size) == blank, jnp.sum(marginals.blanks, -1, keepdims=True), 0)
+    if size <= FEW:
+        one_hot = _one_hot(labels, logits)
+        seen = jnp.einsum("btl,blv->btv", marginals.labels, one_hot, precision=elbo.PRECISION)
+        gradient = slope * (expected - in_blank - seen)
+    else:
+        columns = jax.vmap(lambda g, where, x: g.at[:, where].add(x, mode="drop"))
+        gradient = columns(slope * (expected - in_blank), labels, -slope * marginals.labels)
+    return gradient, None, None, None
+
+
+_loss.defvjp(_forward, _backward)
+
+
+def _potentials(blank, logits, frames, labels, count):
+    """Log potentials with their sizes, and the log normaliser of each frame, [B, T, 1]."""
+    values = jnp.maximum(logits, elbo.LOG_ZERO)
+    normalizer = log_normalizer(values)
+    here = values[..., blank, None] - normalizer
+    potentials = States(here, pick(values, labels, blank) - normalizer)
+    repeats = jnp.pad(labels[:, 1:] == labels[:, :-1], ((0, 0), (min(labels.shape[1], 1), 0)))
+    sizes = Sizes(frames, count, repeats)
+    return (clean(potentials, sizes), sizes), normalizer
+
+
+def _as_loss(log_z):
+    """−ln Z; rounding may not make a probability larger than 1."""
+    return jnp.where(log_z <= elbo.IMPOSSIBLE, jnp.inf, jnp.maximum(-log_z, 0))
+
+
+def _one_hot(symbols, like):
+    return jax.nn.one_hot(symbols, like.shape[-1], dtype=like.dtype)
+
+
+def _lengths(paddings):
+    """How many entries of each row count, and whether these come first."""
+    counts = ~jnp.asarray(paddings).astype(bool)
+    return jnp.sum(counts, -1, dtype=jnp.int32), jnp.all(counts[:, :-1] >= counts[:, 1:], -1)
+
+
+def _check(logits, logit_paddings, labels, label_paddings, blank_id):
+    if logits.ndim != 3 or logits.shape[1] < 1 or not jnp.issubdtype(logits.dtype, jnp.floating):
+        raise ValueError(f"logits: got {logits.dtype}{list(logits.shape)}, expected floating-point [B, T, V], T >= 1")
+    if labels.ndim != 2 or len(labels) != len(logits) or not jnp.issubdtype(labels.dtype, jnp.integer):
+        raise ValueError(f"labels: got {labels.dtype}{list(labels.shape)}, expected integers [{len(logits)}, N]")
+    for name, paddings, of in (
+        ("logit_paddings", logit_paddings, logits.shape[:2]),
+        ("label_paddings", label_paddings, labels.shape),
+    ):
+        if jnp.shape(paddings) != of:
+            raise ValueError(f"{name}: got shape {list(jnp.shape(paddings))}, expected {list(of)}, 1 in the padding")
+    if not 0 <= blank_id < logits.shape[2]:
+        raise ValueError(f"blank_id: got {blank_id}, expected one of the {logits.shape[2]} symbols, 0 to V - 1")
