@@ -33,8 +33,7 @@ from .posteriors import (
     gaussian_chain,
     tree,
 )
-from .sequence import Padded, padded, zero_unless
-from .sequence import Labelled, Padded, padded
+from .sequence import Labelled, Padded, padded, zero_unless
 
 __all__ = [
     "IMPOSSIBLE",
@@ -86,8 +85,8 @@ __all__ = [
     "softplus",
     "sum_is_finite",
     "tapped",
-    "zero_unless",
     "tree",
+    "zero_unless",
 ]
 
 warn_if_unsound()

@@ -13,7 +13,7 @@ import numpy as np  # noqa: E402
 from matplotlib.figure import Figure  # noqa: E402
 from matplotlib.patches import Ellipse  # noqa: E402
 
-from . import autoencoder, chains, em_or_gradient, four_rules, mnist  # noqa: E402
+from . import autoencoder, em_or_gradient, four_rules, mnist, series  # noqa: E402
 
 # the rules; the gradient methods of em_or_gradient are all eg, in shades of its colour
 COLOURS = {"em": "#1f5fa8", "eg": "#e07b1a", "vem": "#2f9e5c", "vae": "#b5308a"}
@@ -155,7 +155,7 @@ def strip(ax, pictures: np.ndarray) -> None:
         side.set_visible(False)
 
 
-def chains_picture(result: chains.Result, path: Path) -> None:
+def series_picture(result: series.Result, path: Path) -> None:
     """The earthquakes with their decoded rates, the Nile with the level that two models see."""
     with mpl.rc_context(STYLE):
         figure, (left, right) = plt.subplots(1, 2, figsize=(13, 4.4), layout="constrained")
@@ -166,7 +166,7 @@ def chains_picture(result: chains.Result, path: Path) -> None:
         left.set(xlabel="year", ylabel="earthquakes a year", title="Earthquakes: a Poisson HMM", ylim=(0, 50))
         left.legend(loc="upper left")
         years = result.nile_years
-        hidden = (years >= chains.GAP[0]) & (years < chains.GAP[1])
+        hidden = (years >= series.GAP[0]) & (years < series.GAP[1])
         right.plot(years[~hidden], result.flow[~hidden], ".", color=GREY, label="seen")
         right.plot(years[hidden], result.flow[hidden], ".", mfc="none", color=GREY, label="hidden from the models")
         for (name, flow), colour in zip(result.flows.items(), (COLOURS["em"], COLOURS["eg"]), strict=True):

@@ -12,7 +12,7 @@ import scipy.stats
 
 import elbo
 from benchmarks import datasets, demo
-from benchmarks.demo import autoencoder, chains, clock, em_or_gradient, four_rules, mnist, units
+from benchmarks.demo import autoencoder, clock, em_or_gradient, four_rules, mnist, series, units
 from models import factor_analysis, ppca
 
 SMALL_VAE = {"latent": 2, "hidden": (8,), "samples": 4}
@@ -185,7 +185,7 @@ def test_an_unknown_part_is_named(tmp_path):
 
 def test_one_poisson_state_has_a_closed_form(x64):
     counts = datasets.earthquakes()[1]
-    one = chains.fit_quakes(counts, 1, starts=2, steps=3)
+    one = series.fit_quakes(counts, 1, starts=2, steps=3)
     exact = scipy.stats.poisson(counts.mean()).logpmf(counts).sum()
     assert one.log_likelihood == pytest.approx(exact, rel=1e-12) and one.parameters == 1 and one.starts == 2
     np.testing.assert_allclose(one.expected, counts.mean())

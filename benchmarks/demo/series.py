@@ -1,4 +1,4 @@
-"""Chains on two series of a century: earthquakes by Poisson HMMs, the Nile with missing years."""
+"""Two series of a century: earthquakes by Poisson HMMs, the Nile with missing years."""
 
 from collections.abc import Callable
 from typing import NamedTuple
