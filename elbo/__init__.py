@@ -27,6 +27,8 @@ from .posteriors import (
     gaussian,
     gaussian_chain,
 )
+from .relaxed import Relaxed
+from .score_function import ScoreFunction
 from .sequence import Padded, padded
 
 __all__ = [
@@ -51,7 +53,9 @@ __all__ = [
     "Params",
     "Path",
     "Posterior",
+    "Relaxed",
     "Reparameterized",
+    "ScoreFunction",
     "Structure",
     "StructureError",
     "bernoulli",
