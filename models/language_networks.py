@@ -25,12 +25,12 @@ class Emission(nnx.Module):
         self, symbols: int, states: int, *, past: int, embedding: int, hidden: tuple[int, ...], rngs: nnx.Rngs
     ):
         self.shape = (states, symbols)
-        self.embed = nnx.Embed(symbols + 1, embedding, rngs=rngs)
+        self.embed = _table(symbols + 1, embedding, rngs)
         self.layers = MLP((past * embedding, *hidden, states * symbols), rngs)
 
     def __call__(self, past: jax.Array) -> jax.Array:
         """Int [n] to [K, V]."""
-        return self.layers(self.embed(past).reshape(-1)).reshape(self.shape)
+        return self.layers(self.embed[past].reshape(-1)).reshape(self.shape)
 
 
 class Recurrent(nnx.Module):
@@ -49,14 +49,14 @@ class Recurrent(nnx.Module):
     """
 
     def __init__(self, symbols: int, states: int, *, embedding: int, hidden: int, rngs: nnx.Rngs):
-        self.embed = nnx.Embed(symbols + 1, embedding, rngs=rngs)
+        self.embed = _table(symbols + 1, embedding, rngs)
         self.cell = nnx.GRUCell(embedding + states, hidden, rngs=rngs)
         self.out = nnx.Linear(hidden + states, symbols, rngs=rngs)
         self.start = nnx.Param(jnp.zeros(hidden))
 
     def __call__(self, h: jax.Array, state: jax.Array, previous: jax.Array) -> tuple[jax.Array, jax.Array]:
         """[H], indicator [K], int scalar to [H] and logits [V]."""
-        h, _ = self.cell(h, jnp.concatenate([self.embed(previous), state.astype(h.dtype)]))
+        h, _ = self.cell(h, jnp.concatenate([self.embed[previous], state.astype(h.dtype)]))
         return h, self.out(jnp.concatenate([h, state.astype(h.dtype)]))
 
 
@@ -74,16 +74,21 @@ class Reader(nnx.Module):
     """
 
     def __init__(self, symbols: int, states: int, *, embedding: int, hidden: int, rngs: nnx.Rngs):
-        self.embed = nnx.Embed(symbols, embedding, rngs=rngs)
+        self.embed = _table(symbols, embedding, rngs)
         self.forwards = nnx.GRUCell(embedding, hidden, rngs=rngs)
         self.backwards = nnx.GRUCell(embedding, hidden, rngs=rngs)
         self.out = nnx.Linear(2 * hidden, states, rngs=rngs)
 
     def __call__(self, symbols: jax.Array, mask: jax.Array) -> jax.Array:
         """Int [T] and which of them count, bool [T], to [T, K]."""
-        x = self.embed(symbols)
+        x = self.embed[symbols]
         before, after = (_scan(cell, x, mask, r) for cell, r in ((self.forwards, False), (self.backwards, True)))
         return self.out(jnp.concatenate([before, after], axis=-1))
+
+
+def _table(symbols: int, width: int, rngs: nnx.Rngs) -> nnx.Param:
+    # nnx.Embed would take float64 parameters down to float32
+    return nnx.Param(nnx.initializers.normal(width**-0.5)(rngs.params(), (symbols, width)))
 
 
 def _scan(cell: nnx.GRUCell, x: jax.Array, mask: jax.Array, reverse: bool) -> jax.Array:
