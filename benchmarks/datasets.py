@@ -1,5 +1,6 @@
 """Data for the demos and benchmarks: small sets bundled here (`data/README.md`), and MNIST from a file of yours."""
 
+import gzip
 from pathlib import Path
 from typing import NamedTuple
 from zipfile import is_zipfile
@@ -30,6 +31,13 @@ def nile() -> tuple[np.ndarray, np.ndarray]:
     """Flow of the Nile: years int [100], 1871 to 1970, and 10⁸ m³ a year, float64 [100]."""
     table = np.loadtxt(_DATA / "nile.csv", delimiter=",", skiprows=1)
     return table[:, 1].astype(int), table[:, 2]
+
+
+def shakespeare(path: str | Path | None = None) -> str:
+    """Plays of Shakespeare as one text of 299,869 characters, 62 kinds of them; or any text file in ASCII of yours."""
+    if path is None:
+        return gzip.decompress((_DATA / "shakespeare.txt.gz").read_bytes()).decode("ascii")
+    return Path(path).read_text(encoding="ascii")
 
 
 class Mnist(NamedTuple):

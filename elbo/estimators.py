@@ -92,7 +92,7 @@ class Reparameterized:
 
     def __call__(self, f: Callable[[Tree], Tree], q: Posterior, key: jax.Array | None) -> Tree:
         """E_q f(z), unbiased."""
-        require_key(key, "Reparameterized()")
+        key = require_key(key, "Reparameterized()")
         if not getattr(q, "reparameterized", False):
             raise StructureError(
                 f"estimator: samples of {type(q).__name__} are not differentiable in its parameters (no attribute "

@@ -68,10 +68,10 @@ class Networks(NamedTuple):
       read: `read(params, symbols, mask)`: int [T], bool [T] to log potentials of the states, [T, K].
     """
 
-    emit: Callable[..., jax.Array] | None = None
-    start: Callable[..., Tree] | None = None
-    step: Callable[..., tuple[Tree, jax.Array]] | None = None
-    read: Callable[..., jax.Array] | None = None
+    emit: Any = None
+    start: Any = None
+    step: Any = None
+    read: Any = None
 
 
 def neural_hmm(networks: Networks, size: Size) -> elbo.Model:
