@@ -34,6 +34,9 @@ from .posteriors import (
     tree,
 )
 from .sequence import Labelled, Padded, padded, zero_unless
+from .relaxed import Relaxed
+from .score_function import ScoreFunction
+from .sequence import Padded, padded
 
 __all__ = [
     "IMPOSSIBLE",
@@ -60,8 +63,10 @@ __all__ = [
     "Parse",
     "Path",
     "Posterior",
+    "Relaxed",
     "Reparameterized",
     "Spans",
+    "ScoreFunction",
     "Structure",
     "StructureError",
     "Tree",

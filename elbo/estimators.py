@@ -11,8 +11,9 @@ from .polynomial import KINDS, degree
 from .posteriors import Posterior, StructureError, prepared
 
 Tree = Any
-_CHOICES = (
-    "Exact() (f affine in z, or quadratic and q Gaussian), Enumerated() (q has support()) or Reparameterized(samples)"
+CHOICES = (
+    "Exact() (f affine in z, or quadratic and q Gaussian), Enumerated() (q has support()), Reparameterized(samples) "
+    "(q Gaussian), ScoreFunction(samples) (any q; unbiased), Relaxed(temperature) (q has relaxed(); biased)"
 )
 
 
@@ -46,7 +47,7 @@ class Exact:
             return jax.tree.unflatten(treedef, [q.expect_quadratic(_leaf(f, i)) for i in range(len(leaves))])
         raise StructureError(
             f"log_joint: is {KINDS[order]} in z, so its expectation under a {type(q).__name__} has no closed form and "
-            f"taking it at the mean would be silently wrong. Pass estimator= one of: {_CHOICES}"
+            f"taking it at the mean would be silently wrong. Pass estimator= one of: {CHOICES}"
         )
 
 
@@ -91,12 +92,11 @@ class Reparameterized:
 
     def __call__(self, f: Callable[[Tree], Tree], q: Posterior, key: jax.Array | None) -> Tree:
         """E_q f(z), unbiased."""
-        if key is None:
-            raise ValueError("key: got None, but Reparameterized() draws samples; pass key=jax.random.key(seed)")
+        key = require_key(key, "Reparameterized()")
         if not getattr(q, "reparameterized", False):
             raise StructureError(
                 f"estimator: samples of {type(q).__name__} are not differentiable in its parameters (no attribute "
-                f"`reparameterized = True`), so their gradient would be silently wrong. Choose one of: {_CHOICES}"
+                f"`reparameterized = True`), so their gradient would be silently wrong. Choose one of: {CHOICES}"
             )
         if self.samples == 1:
             return f(q.sample(key))
@@ -108,13 +108,19 @@ class Reparameterized:
 class Automatic:
     """The best of the others that f's structure and the posterior allow: exact, else enumerated, else one sample.
 
-    Raises `StructureError` while tracing when none fits.
+    Raises `StructureError` while tracing when none fits and there is no `otherwise`.
+
+    Args:
+      otherwise: what to take where none of these fits (a network that reads the whole path of a chain): an estimator
+        such as `ScoreFunction(4)`. The other terms of log_joint stay exact.
 
     >>> import elbo
     >>> q = elbo.Categorical(jnp.zeros(2))
     >>> Automatic()(lambda z: (z[0], jnp.exp(z[0])), q, None)[0].tolist()
     0.5
     """
+
+    otherwise: Estimator | None = None
 
     def __call__(self, f: Callable[[Tree], Tree], q: Posterior, key: jax.Array | None = None) -> Tree:
         """E_q f(z)."""
@@ -129,9 +135,11 @@ class Automatic:
             return Enumerated()
         if getattr(q, "reparameterized", False):
             return Reparameterized()
+        if self.otherwise is not None:
+            return self.otherwise
         raise StructureError(
             f"log_joint: is {KINDS[order]} in z, and no estimator fits a {type(q).__name__} posterior by itself. "
-            f"Pass estimator= one of: {_CHOICES}"
+            f"Pass estimator= one of: {CHOICES}"
         )
 
 
@@ -160,6 +168,18 @@ def expect_terms(f: Callable[[Tree], tuple], q: Posterior, estimator: Estimator,
     """E_q of each term of a tuple-valued f, each by itself; terms that are sampled share their samples."""
     count = len(jax.eval_shape(f, q.mean()))
     return tuple(estimator(_term(f, i), q, key) for i in range(count))
+
+
+def require_key(key: jax.Array | None, name: str) -> jax.Array:
+    """The key, of an estimator called `name`; raises if there is none."""
+    if key is None:
+        raise ValueError(f"key: got None, but {name} draws samples; pass key=jax.random.key(seed)")
+    return key
+
+
+def require_draws(key: jax.Array | None, samples: int, name: str) -> jax.Array:
+    """A key for each of several samples; raises if there is none to split."""
+    return jax.random.split(require_key(key, name), samples)
 
 
 def _term(f: Callable[[Tree], tuple], i: int) -> Callable[[Tree], Tree]:

@@ -33,7 +33,11 @@ class Categorical:
 
     def sample(self, key: jax.Array) -> jax.Array:
         """One indicator, shaped like logits."""
-        return self._one_hot(jax.random.categorical(key, self._logits()))
+        return self._one_hot(jnp.argmax(self._perturbed(key), axis=-1))
+
+    def relaxed(self, key: jax.Array, temperature: float | jax.Array) -> jax.Array:
+        """softmax((logits + noise) / temperature), shaped like logits; `sample(key)` where the temperature is 0."""
+        return jax.nn.softmax(self._perturbed(key) / temperature)
 
     def log_prob(self, z: jax.Array) -> jax.Array:
         """ln P(z), affine in z."""
@@ -62,6 +66,10 @@ class Categorical:
 
     def _logits(self) -> jax.Array:
         return jnp.maximum(self.logits, LOG_ZERO)
+
+    def _perturbed(self, key: jax.Array) -> jax.Array:
+        """Logits with Gumbel noise: the largest is a draw."""
+        return self._logits() + jax.random.gumbel(key, self.logits.shape, self.logits.dtype)
 
     def _one_hot(self, index: jax.Array) -> jax.Array:
         return jax.nn.one_hot(index, self.logits.shape[-1], dtype=self.logits.dtype)

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from ..numerics import IMPOSSIBLE, LOG_ZERO
 from ..sequence import padded
-from . import chain_log, chain_passes
+from . import chain_log, chain_passes, chain_relaxed
 from .chain_path import Path, clean, inner
 from .derive import affine_potentials
 
@@ -87,10 +87,11 @@ class Chain:
 
     def sample(self, key: jax.Array) -> Path:
         """One path, exactly from P: the states forwards, filtered, then drawn backwards. O(T K²)."""
-        # a key for each frame: draws do not depend on the amount of padding
-        keys = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(self.states.shape[0]))
-        noise = jax.vmap(lambda k: jax.random.gumbel(k, self.initial.shape, self.states.dtype))(keys)
-        return self.path(chain_log.sample(*self._clean(), noise))
+        return self.path(chain_log.sample(*self._clean(), self._noise(key)))
+
+    def relaxed(self, key: jax.Array, temperature: float | jax.Array) -> Path:
+        """A path of soft states, differentiable in the potentials; at temperature 0 that of `sample(key)`. O(T K²)."""
+        return chain_relaxed.sample(*self._clean(), self._noise(key), temperature)
 
     def path(self, states: jax.Array) -> Path:
         """The indicator of states [T], integers; what they are in the padding does not matter.
@@ -116,6 +117,11 @@ class Chain:
         _, alpha, peaks = chain_log.forward(potentials, length)
         seen = (jnp.cumsum(peaks) > IMPOSSIBLE) & (jnp.arange(peaks.size) < length)
         return jnp.where(seen[:, None], jax.nn.log_softmax(alpha, axis=-1), LOG_ZERO)
+
+    def _noise(self, key: jax.Array) -> jax.Array:
+        # a key for each frame: draws do not depend on the amount of padding
+        keys = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(self.states.shape[0]))
+        return jax.vmap(lambda k: jax.random.gumbel(k, self.initial.shape, self.states.dtype))(keys)
 
     def _smoothed(self) -> tuple[jax.Array, Path]:
         return chain_passes.smooth(*self._clean()) if self.smoothed is None else self.smoothed

@@ -25,7 +25,7 @@ def affine_potentials(log_joint: Callable[[Tree], jax.Array], shape: Tree) -> Tr
         raise StructureError(
             "log_joint: is not affine in z, so the gradient in z is not its potentials and the exact posterior would "
             "be silently wrong. Write z as an indicator that enters linearly (z @ log_probabilities), or use another "
-            "encoder with estimator=Enumerated() or Reparameterized()"
+            "encoder with estimator=Enumerated(), Reparameterized(), ScoreFunction() or Relaxed()"
         )
     return jax.grad(log_joint)(z)
 

@@ -19,6 +19,8 @@ class Posterior(Protocol):
       - `log_partition()`: ln Z of the unnormalised potentials that `exact` gave it, for `evidence`;
       - `outer`, a posterior, and `given(x)`, another for each x: z = (x, s), and expectations and the entropy are taken
         over s given x and then over x; `mean` and `entropy` may then raise (`Nested`);
+      - `relaxed(key, temperature)`: a differentiable stand-in for `sample(key)`, to which it tends as the temperature
+        falls to 0 (discrete posteriors, for `Relaxed`);
       - `reparameterized`: True where `sample` is differentiable in the posterior's parameters.
     """
 
