@@ -58,6 +58,8 @@ def spoken_digits(path: str | Path | None = None) -> Speech:
             file["speaker_id"].astype(int),
             int(file["sample_rate"]),
         )
+
+
 class Sentences(NamedTuple):
     """Sentences as indices of tags: int [N, T], -1 in the padding, and their lengths, int [N]."""
 
@@ -102,6 +104,8 @@ def _padded(flat: np.ndarray, lengths: np.ndarray) -> Sentences:
     rows = np.full((len(lengths), lengths.max()), -1)
     rows[np.arange(rows.shape[1]) < lengths[:, None]] = flat
     return Sentences(rows, lengths)
+
+
 def shakespeare(path: str | Path | None = None) -> str:
     """Plays of Shakespeare as one text of 299,869 characters, 62 kinds of them; or any text file in ASCII of yours."""
     if path is None:

@@ -33,10 +33,9 @@ from .posteriors import (
     gaussian_chain,
     tree,
 )
-from .sequence import Labelled, Padded, padded, zero_unless
 from .relaxed import Relaxed
 from .score_function import ScoreFunction
-from .sequence import Padded, padded
+from .sequence import Labelled, Padded, padded, zero_unless
 
 __all__ = [
     "IMPOSSIBLE",
@@ -65,8 +64,8 @@ __all__ = [
     "Posterior",
     "Relaxed",
     "Reparameterized",
-    "Spans",
     "ScoreFunction",
+    "Spans",
     "Structure",
     "StructureError",
     "Tree",

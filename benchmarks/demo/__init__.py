@@ -21,15 +21,24 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from .. import datasets
-from . import autoencoder, em_or_gradient, four_rules, language, mnist, pictures, pictures_language, pictures_units
-from . import series as series_part
-from . import units as units_part
+from . import (
+    autoencoder,
+    em_or_gradient,
+    four_rules,
+    language,
+    mnist,
+    pictures,
+    pictures_language,
+    pictures_units,
+    series,
+    units,
+)
 
 PARTS = ("rules", "mixture", "vae")
 # each with PIECES, compute(tell), table(result), figures(result); and its picture, drawn into NAME.png
 MORE: dict[str, tuple[ModuleType, Callable[[Any, Path], None]]] = {
-    "series": (series_part, pictures.series_picture),
-    "units": (units_part, pictures_units.units_picture),
+    "series": (series, pictures.series_picture),
+    "units": (units, pictures_units.units_picture),
     "language": (language, pictures_language.picture),
 }
 GROUPS = {"chains": ("series", "units", "language")}
