@@ -56,9 +56,8 @@ def model(apply: Apply, *, blank: int = 0, stride: int = 1) -> elbo.Model:
 def usable(y: elbo.Labelled) -> jax.Array:
     """Whether a datum can be used: both lengths are in range (0 labels are), and its inputs are finite."""
     inputs, labels = elbo.padded(y.inputs), elbo.padded(y.labels)
-    in_range = (inputs.length >= 1) & (inputs.length <= inputs.frames)
-    in_range &= (labels.length >= 0) & (labels.length <= labels.frames)
-    return in_range & elbo.sum_is_finite(inputs.clean().values)
+    in_range = (labels.length >= 0) & (labels.length <= labels.frames)
+    return in_range & inputs.is_sound() & elbo.sum_is_finite(inputs.clean().values)
 
 
 def _check(logits: jax.Array, frames: int, blank: int) -> None:

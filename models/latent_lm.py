@@ -249,8 +249,7 @@ def _encoder(networks: Networks, size: Size) -> Callable[[Psi, Tree], elbo.Chain
 def _usable(size: Size) -> Callable[[Tree], jax.Array]:
     def usable(y: Tree) -> jax.Array:
         text, known = _clean(y, size)
-        in_range = (text.length >= 1) & (text.length <= text.frames)
-        return in_range & jnp.all(known)
+        return text.is_sound() & jnp.all(known)
 
     return usable
 

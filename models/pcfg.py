@@ -81,8 +81,7 @@ def emissions(theta: Theta, y: Tree) -> jax.Array:
 
 def usable(y: Tree) -> jax.Array:
     """Whether a sentence can be used: its length is in 1..T."""
-    words, length = elbo.padded(y)
-    return (length >= 1) & (length <= len(words))
+    return elbo.padded(y).is_sound()
 
 
 def init(
