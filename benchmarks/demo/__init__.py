@@ -4,6 +4,7 @@ rules    one model, four rules: probabilistic PCA climbs to its known optimum in
 mixture  EM against gradient ascent on ln P
 vae      a VAE against the linear model; with --data, on MNIST too
 chains   earthquakes by Poisson HMMs, the Nile with missing years; only where asked for by name
+grammar  grammars of parts of speech, induced and counted from trees; only where asked for by name
 """
 
 import json
@@ -15,10 +16,10 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from .. import datasets
-from . import autoencoder, chains, em_or_gradient, four_rules, mnist, pictures
+from . import autoencoder, chains, em_or_gradient, four_rules, grammar, mnist, pictures, pictures_grammar
 
 PARTS = ("rules", "mixture", "vae")
-EXTRA = ("chains",)
+EXTRA = ("chains", "grammar")
 
 
 def main(data: Path | None, out: Path, parts: list[str] | None = None) -> None:
@@ -42,6 +43,7 @@ def main(data: Path | None, out: Path, parts: list[str] | None = None) -> None:
         "rules": four_rules.PIECES,
         "mixture": em_or_gradient.PIECES,
         "chains": chains.PIECES,
+        "grammar": grammar.PIECES,
         "vae": autoencoder.PIECES + (0 if images is None else mnist.PIECES),
     }
     columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("{task.description}"))
@@ -83,6 +85,9 @@ def _run(console, tell, parts, images, out) -> dict:
     if "chains" in parts:
         show("chains", chains, chains.compute(tell))
         pictures.chains_picture(found["chains"], out / "chains.png")
+    if "grammar" in parts:
+        show("grammar", grammar, grammar.compute(tell))
+        pictures_grammar.grammar_picture(found["grammar"], out / "grammar.png")
     if set(PARTS) <= set(parts):
         digits = found.get("mnist", found["vae"])
         pictures.overview_picture(found["rules"], found["path"], digits, out / "overview.png")
