@@ -113,14 +113,15 @@ def init(
     return elbo.Params(theta, jax.tree.map(jnp.copy, theta))
 
 
-def dirichlet(theta: Theta, count: float) -> Theta:
+def dirichlet(theta: Theta, count: float) -> Tree:
     """Priors for em_step: a symmetric Dirichlet with concentration 1 + count on each distribution.
 
     >>> prior = dirichlet(init(jax.random.key(0), 1, 1, 2).theta, 0.5)
     >>> prior.emission.statistics(prior.emission.reference).tolist()
     [[0.5, 0.5]]
     """
-    return Theta(*(PseudoData(Categorical(0 * f.logits), count * f.values) for f in theta))
+    priors: Tree = [PseudoData(Categorical(0 * f.logits), count * f.values) for f in theta]
+    return Theta(*priors)
 
 
 class Network(nnx.Module):
