@@ -136,7 +136,7 @@ def from_trees(trees: Iterable[str], *, markov: int | None = None) -> Grammar:
             if not isinstance(child, str):
                 visit(child)
 
-    roots = Counter()
+    roots: Counter = Counter()
     for text in trees:
         tree = brackets(text)
         roots[tree[0]] += 1
@@ -155,7 +155,7 @@ def check(grammar: Grammar) -> None:
     if not grammar:
         raise ValueError("grammar: no rules")
     start = next(iter(grammar))
-    users = {}
+    users: dict[str, str] = {}
     for a, sides in grammar.items():
         for side, p in sides.items():
             if not side:
@@ -208,7 +208,8 @@ def convert(grammar: Grammar) -> Converted:
     rules = _binary(grammar)
     names = list(rules)
     place = {a: i for i, a in enumerate(names)}
-    unary, ends = np.zeros((len(names), len(names))), defaultdict(dict)
+    unary = np.zeros((len(names), len(names)))
+    ends: Grammar = defaultdict(dict)
     for a, sides in rules.items():
         for side, p in sides.items():
             if len(side) == 1 and not _is_word(side[0]):
@@ -220,7 +221,7 @@ def convert(grammar: Grammar) -> Converted:
     expanded: dict[str, dict[Side, float]] = {a: defaultdict(float) for a in names}
     chains: dict[tuple[str, Side], tuple[float, tuple[str, ...]]] = {}
     for a in names:
-        for y in np.flatnonzero(summed[place[a]] > 0):
+        for y in np.flatnonzero(summed[place[a]] > 0).tolist():
             for side, p in ends[names[y]].items():
                 expanded[a][side] += summed[place[a], y] * p
                 weight = best[place[a], y] * p

@@ -112,14 +112,15 @@ def init(
     return elbo.Params(theta, jax.tree.map(jnp.copy, theta))
 
 
-def dirichlet(theta: Theta, count: float) -> Theta:
+def dirichlet(theta: Theta, count: float) -> Tree:
     """Priors for em_step: a symmetric Dirichlet with concentration 1 + count on each distribution.
 
     >>> prior = dirichlet(init(jax.random.key(0), 1, 1, 2).theta, 0.5)
     >>> prior.emission.statistics(prior.emission.reference).tolist()
     [[0.5, 0.5]]
     """
-    return Theta(*(PseudoData(Categorical(0 * f.logits), count * f.values) for f in theta))
+    priors: Tree = [PseudoData(Categorical(0 * f.logits), count * f.values) for f in theta]
+    return Theta(*priors)
 
 
 class Network(nnx.Module):
@@ -190,8 +191,9 @@ def sample(key: jax.Array, theta: Theta, frames: int) -> elbo.Padded:
         deep = going & (symbol < size)
         words = words.at[jnp.where(going & ~deep, count, frames)].set(word.astype(jnp.int32), mode="drop")
         count = count + (going & ~deep)
-        stack = stack.at[jnp.where(deep, height - 1, frames)].set(rule % symbols, mode="drop")
-        stack = stack.at[jnp.where(deep, height, frames)].set(rule // symbols, mode="drop")
+        left, right = (child.astype(jnp.int32) for child in jnp.divmod(rule, symbols))
+        stack = stack.at[jnp.where(deep, height - 1, frames)].set(right, mode="drop")
+        stack = stack.at[jnp.where(deep, height, frames)].set(left, mode="drop")
         # every symbol that waits is a word at least: too many of them stay where they are, and the sentence is dropped
         height = jnp.where(going, jnp.where(deep, height + 1, height - 1), height)
         return (stack, jnp.minimum(height, frames), words, count), height + count > frames

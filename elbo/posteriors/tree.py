@@ -121,7 +121,8 @@ class Tree:
         sides = symbol(found.start, found.end), symbol(found.start, middle), symbol(middle, found.end)
         parts = (found.start, found.end, *sides)
         known = (jnp.arange(frames) < length) & (log_z > IMPOSSIBLE)
-        return Spans(*(jnp.where(exists, a, -1) for a in parts), jnp.where(known, words, -1))
+        start, end, label, left, right = (jnp.where(exists, a, -1) for a in parts)
+        return Spans(start, end, label, left, right, jnp.where(known, words, -1))
 
     def sample(self, key: jax.Array) -> Parse:
         """One parse, exactly from P: the chart upwards, in log space, then drawn downwards."""
@@ -207,7 +208,8 @@ class tree:  # noqa: N801 - reads as a function: exact(log_joint, tree(10, 20))
         size, symbols = self.nonterminals, self.nonterminals + self.preterminals
         root = symbols if self.single else size
         shape: Any = Parse((root,), (size, symbols, symbols), (sentence.frames, self.preterminals))  # type: ignore[arg-type]
-        return Tree(*affine_potentials(log_joint, shape), sentence.length)
+        potentials = affine_potentials(log_joint, shape)
+        return Tree(potentials.root, potentials.rules, potentials.tags, sentence.length)
 
 
 def _middles(spans: Spans) -> jax.Array:

@@ -80,7 +80,7 @@ def sweep(frames: int, step: Callable[..., Any], carry: Any, parts: int = 4, rev
     return carry
 
 
-def cut(array: jax.Array, start: tuple, size: tuple[int, int]) -> jax.Array:
+def cut(array: jax.Array, start: tuple, size: tuple[int, ...]) -> jax.Array:
     """A part of the first two axes of an array."""
     return jax.lax.dynamic_slice(array, _corner(array, start), (*size, *array.shape[2:]))
 

@@ -143,9 +143,10 @@ def _descend(shifted: Shifted, found: Chart, symbol: jax.Array, length: jax.Arra
 
     entries = jnp.zeros((frames, 3), jnp.int32), jnp.zeros((), jnp.int32)
     first = jnp.zeros((), jnp.int32)
-    start = push(entries, jnp.full(frames, -1, jnp.int32), first, length.astype(jnp.int32), symbol, symbol >= 0)
-    (_, words), rows = jax.lax.scan(step, start, jnp.arange(frames - 1))
-    return Spans(*rows.T, words)
+    carry = push(entries, jnp.full(frames, -1, jnp.int32), first, length.astype(jnp.int32), symbol, symbol >= 0)
+    (_, words), rows = jax.lax.scan(step, carry, jnp.arange(frames - 1))
+    start, end, label, left, right = rows.T
+    return Spans(start, end, label, left, right, words)
 
 
 def _ends(shifted: Shifted, found: Chart, length: jax.Array) -> jax.Array:

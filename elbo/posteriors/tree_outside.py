@@ -77,8 +77,8 @@ def smooth(shifted: Shifted, length: jax.Array) -> tuple[tuple[jax.Array, Parse,
         each = each.at[1:].add(dot("ibc,ib->ic", slopes, tags[:-1]))
         counts = counts._replace(pp=dot("ia,ibc->abc", weights, tags[:-1, :, None] * tags[1:, None, :]))
     upper, lower = jnp.concatenate(counts[0::2], axis=2), jnp.concatenate(counts[1::2], axis=2)
-    counts = jnp.concatenate([upper, lower], axis=1) * factors.rules
-    marginals = Parse(jnp.concatenate([whole * top, word]), counts, (each * tags).at[0].add(word))
+    total = jnp.concatenate([upper, lower], axis=1) * factors.rules
+    marginals = Parse(jnp.concatenate([whole * top, word]), total, (each * tags).at[0].add(word))
     lost = floor(shifted) * out.slopes + lost_at_the_root(found)
     return (found.log_z, marginals, out.spans), small(lost)
 

@@ -78,7 +78,7 @@ def unless(right: jax.Array, fast: Tree, slow: Callable[..., Tree], *args: Tree)
             def one(each):
                 right, fast, own = each
                 own, rest = iter(own), iter(shared)
-                here = treedef.unflatten([next(own if moves else rest) for moves in moving])
+                here = jax.tree.unflatten(treedef, [next(own if moves else rest) for moves in moving])
                 return unless(right, fast, slow, *here)
 
             return jax.lax.map(one, (right, fast, own))

@@ -110,8 +110,9 @@ def inside(factors: Shifted, length: jax.Array) -> Inside:
     before = dot("ib,abc->iac", tags, rules.pn)
     after = jnp.pad(dot("ic,abc->iab", tags, rules.np), ((0, frames), (0, 0), (0, 0)))
     empty = tree_chart.blank(frames, 0, (size,), tags.dtype), tree_chart.blank(frames, _UNFILLED, (), jnp.int32)
-    empty = varying((*empty, jnp.zeros((frames, frames + 1), jnp.int32)), before)
-    found = Inside(*empty, before, after, 0 * before[0, 0, 0], 0 * before[0, 0, 0])
+    values, exponents, norms = varying((*empty, jnp.zeros((frames, frames + 1), jnp.int32)), before)
+    zero = 0 * before[0, 0, 0]
+    found = Inside(values, exponents, norms, before, after, zero, zero)
 
     def put(found, width, numbers, top):
         numbers = jnp.maximum(numbers, least)
@@ -162,8 +163,9 @@ def children(found: Inside, width: jax.Array, count: int, splits: int) -> Splits
 def as_factors(shifted: Shifted) -> Shifted:
     """exp of shifted potentials; hard zeros are 0, other factors at least e times the smallest normal number."""
     least = jnp.log(jnp.finfo(shifted.tags.dtype).tiny) + 1  # a number below tiny may be flushed to 0
-    factors = [jnp.where(a <= IMPOSSIBLE, 0, jnp.exp(jnp.maximum(a, least))) for a in shifted[:3]]
-    return Shifted(*factors, shifted.offset)
+    logs = shifted.root, shifted.rules, shifted.tags
+    root, rules, tags = (jnp.where(a <= IMPOSSIBLE, 0, jnp.exp(jnp.maximum(a, least))) for a in logs)
+    return Shifted(root, rules, tags, shifted.offset)
 
 
 def blocks(rules: jax.Array) -> Rules:
