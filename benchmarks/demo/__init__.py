@@ -7,6 +7,7 @@ Only where asked for by name, all of the first three by `chains`:
 series    earthquakes by Poisson HMMs, the Nile with missing years
 units     spoken digits: the states of HMM-VAEs, of a VAE with a mixture and of Gaussian HMMs
 language  characters of Shakespeare: a neural HMM, amortised chains, an HMM by EM, n-grams
+spoken    connected digits: CTC as exact E and gradient M, sampled alignments, a plain loop
 """
 
 import json
@@ -29,8 +30,10 @@ from . import (
     mnist,
     pictures,
     pictures_language,
+    pictures_spoken,
     pictures_units,
     series,
+    spoken,
     units,
 )
 
@@ -40,6 +43,7 @@ MORE: dict[str, tuple[ModuleType, Callable[[Any, Path], None]]] = {
     "series": (series, pictures.series_picture),
     "units": (units, pictures_units.units_picture),
     "language": (language, pictures_language.picture),
+    "spoken": (spoken, pictures_spoken.picture),
 }
 GROUPS = {"chains": ("series", "units", "language")}
 

@@ -17,6 +17,7 @@ ADAPTERS = {
     "flax+optax": "flax_optax",
     "hmmlearn": "hmmlearn",
     "numpyro": "numpyro",
+    "optax": "optax",
     "pomegranate": "pomegranate",
     "scikit-learn": "scikit_learn",
     "torch": "torch",

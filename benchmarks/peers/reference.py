@@ -143,3 +143,35 @@ def crf(data) -> dict[str, np.ndarray]:
     after = (states[:, 1:] + backward[:, 1:])[:, :, None]
     marginals = np.exp(forward[:, :-1, :, None] + pairs + after - log_z[:, None, None, None])
     return {"ln Z": log_z, "marginals": marginals}
+
+
+def ctc(data) -> dict[str, np.ndarray]:
+    """CTC losses and their gradients in the logits, in log space; 0 is the blank."""
+    logits = np.asarray(data.logits, np.float64)
+    count, frames, _ = logits.shape
+    log_p = logits - _log_sum_exp(logits)[..., None]
+    symbols = np.zeros((count, 2 * data.labels.shape[1] + 1), int)
+    symbols[:, 1::2] = data.labels
+    skips = np.zeros(symbols.shape, bool)
+    skips[:, 3::2] = symbols[:, 3::2] != symbols[:, 1:-2:2]
+    emitted = np.take_along_axis(log_p, symbols[:, None], 2)
+    forward, backward = np.full(emitted.shape, -np.inf), np.full(emitted.shape, -np.inf)
+    forward[:, 0, :2], backward[:, -1, -2:] = emitted[:, 0, :2], 0
+    for t in range(1, frames):
+        now, before = forward[:, t], forward[:, t - 1]
+        now[:] = before
+        now[:, 1:] = np.logaddexp(now[:, 1:], before[:, :-1])
+        now[:, 2:] = np.logaddexp(now[:, 2:], np.where(skips[:, 2:], before[:, :-2], -np.inf))
+        now += emitted[:, t]
+    for t in range(frames - 2, -1, -1):
+        now, after = backward[:, t], backward[:, t + 1] + emitted[:, t + 1]
+        now[:] = after
+        now[:, :-1] = np.logaddexp(now[:, :-1], after[:, 1:])
+        now[:, :-2] = np.logaddexp(now[:, :-2], np.where(skips[:, 2:], after[:, 2:], -np.inf))
+    log_z = np.logaddexp(forward[:, -1, -1], forward[:, -1, -2])
+    marginals = np.exp(forward + backward - log_z[:, None, None])
+    gradient = np.exp(log_p)
+    for b in range(count):
+        for s, symbol in enumerate(symbols[b]):
+            gradient[b, :, symbol] -= marginals[b, :, s]
+    return {"loss": -log_z, "gradient": gradient}

@@ -1,11 +1,11 @@
-"""The same VAE in torch, with one thread and with two."""
+"""The same VAE, and CTC, in torch, with one thread and with two."""
 
 from typing import TYPE_CHECKING
 
 from . import Contender
 
 if TYPE_CHECKING:
-    from ..problems import Vae
+    from ..problems import Transcripts, Vae
 
 MODULE = "torch"
 INSTALL = "pip install torch==2.13.0 (its CPU build)"
@@ -56,4 +56,34 @@ def _step(data: "Vae", threads: int) -> Contender:
     return Contender("torch", f"{threads} thread{'s' if threads > 1 else ''}", answer, run)
 
 
-TASKS = {"vae": vae}
+def ctc(data: "Transcripts") -> list[Contender]:
+    """Losses by `ctc_loss` of `log_softmax`, and the gradient of their sum in the logits."""
+    return [_ctc(data, threads) for threads in (1, 2)]
+
+
+def _ctc(data: "Transcripts", threads: int) -> Contender:
+    import torch
+    from torch.nn import functional
+
+    logits, labels = torch.tensor(data.logits, requires_grad=True), torch.from_numpy(data.labels)
+    count, frames, _ = logits.shape
+    lengths = torch.full((count,), frames), torch.full((count,), labels.shape[1])
+
+    def once():
+        logits.grad = None
+        losses = functional.ctc_loss(logits.log_softmax(-1).transpose(0, 1), labels, *lengths, reduction="none")
+        losses.sum().backward()
+        return losses
+
+    def answer():
+        return {"loss": once().detach().numpy(), "gradient": logits.grad.numpy()}
+
+    def run(count):
+        torch.set_num_threads(threads)
+        for _ in range(count):
+            once()
+
+    return Contender("torch", f"{threads} thread{'s' if threads > 1 else ''}", answer, run)
+
+
+TASKS = {"ctc": ctc, "vae": vae}

@@ -1,11 +1,12 @@
 """The problems: one record each. A new one is a new record, and where needed a new function in the peers' adapters."""
 
 from .chains import CHAINS, Field, Sequences
+from .ctc import TRANSCRIPTS, Transcripts
 from .mixtures import MIXTURES, Mixture
 from .pcfg import PARSES, Forest
 from .problem import Problem, Target
 from .vae import VAES, Vae, make_vae
 
-PROBLEMS = (*MIXTURES, *VAES, *CHAINS, *PARSES)
+PROBLEMS = (*MIXTURES, *VAES, *CHAINS, *PARSES, *TRANSCRIPTS)
 
-__all__ = ["PROBLEMS", "Field", "Forest", "Mixture", "Problem", "Sequences", "Target", "Vae", "make_vae"]
+__all__ = ["PROBLEMS", "Field", "Forest", "Mixture", "Problem", "Sequences", "Target", "Transcripts", "Vae", "make_vae"]

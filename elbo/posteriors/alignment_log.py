@@ -85,7 +85,7 @@ def _trace(scores: States, sizes: Sizes) -> jax.Array:
     def choose(state, scores):
         from_here = jnp.stack([scores[state], scores[state - 1], scores[state - 2]])
         allowed = jnp.stack([state >= 0, state >= 1, skips[state]])
-        return state - jnp.argmax(jnp.where(allowed, from_here, -jnp.inf))
+        return state - jnp.argmax(jnp.where(allowed, from_here, -jnp.inf)).astype(state.dtype)
 
     end = 2 * sizes.labels
     two = states[jnp.maximum(sizes.frames - 1, 0)][jnp.stack([end, jnp.maximum(end - 1, 0)])]

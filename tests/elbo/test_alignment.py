@@ -1,0 +1,310 @@
+import functools
+from math import comb
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+import elbo
+from elbo import LOG_ZERO, Alignment, Labelled, Padded, StructureError
+from elbo.posteriors import alignment_log, alignment_passes
+from elbo.posteriors.alignment_path import join
+
+from .alignments import enumerated, listed, smoothed
+
+DRAWS = 2000
+FRAMES, LABELS = 5, 2
+CASES = [(5, 2, 0), (5, 2, 1), (4, 2, 0), (3, 2, 1), (3, 1, 0), (5, 0, 0), (1, 1, 0), (1, 2, 0), (2, 2, 1)]
+
+
+def random_alignment(seed, length, count, repeat, frames=FRAMES, labels=LABELS):
+    """NaN in all padding."""
+    rng = np.random.default_rng(seed)
+    states = rng.normal(size=(frames, 2 * labels + 1))
+    states[length:], states[:, 2 * count + 1 :] = np.nan, np.nan
+    repeats = np.zeros(labels, bool)
+    repeats[1:2] = repeat
+    return Alignment(jnp.asarray(states), jnp.asarray(repeats), jnp.asarray(length), jnp.asarray(count))
+
+
+def stack(items):
+    return jax.tree.map(lambda *a: jnp.stack(a), *items)
+
+
+@functools.cache
+def everything():
+    def one(q, key):
+        gradient = jax.grad(lambda q: q.log_partition(), allow_int=True)(q).states
+        prepared = q.prepared()
+        return {
+            "log_z": q.log_partition(),
+            "gradient": gradient,
+            "mean": q.mean(),
+            "prepared": (prepared.log_partition(), prepared.mean(), prepared.entropy()),
+            "log": alignment_log.smooth(*q._clean()),
+            "entropy": q.entropy(),
+            "best": q.best(),
+            "mode": q.mode(),
+            "samples": jax.vmap(q.sample)(jax.random.split(key, DRAWS)),
+        }
+
+    return jax.jit(jax.vmap(one, (0, None)))
+
+
+def test_equals_enumeration(x64, key):
+    batch = [random_alignment(i, *case) for i, case in enumerate(CASES)]
+    found = everything()(stack(batch), key)
+    log_prob = jax.jit(jax.vmap(lambda q, z: q.log_prob(q.path(z)), (None, 0)))
+    for i, q in enumerate(batch):
+        seen, truth, length = jax.tree.map(lambda a, i=i: a[i], found), enumerated(q), int(q.length)
+        if not len(truth["p"]):
+            assert seen["log_z"] == LOG_ZERO == seen["entropy"] and seen["log"][0] == LOG_ZERO
+            for name in ("mean", "gradient"):
+                assert not seen[name].any()
+            continue
+        np.testing.assert_allclose(seen["log_z"], truth["log_z"], atol=1e-13)
+        np.testing.assert_allclose(seen["log"][0], truth["log_z"], atol=1e-13)
+        for mean in (seen["mean"], seen["gradient"], join(seen["log"][1])):
+            np.testing.assert_allclose(mean, truth["mean"], atol=1e-14)
+        np.testing.assert_allclose(seen["entropy"], truth["entropy"], atol=1e-13)
+        for a, name in zip(seen["prepared"], ("log_z", "mean", "entropy"), strict=True):
+            np.testing.assert_allclose(a, seen[name], atol=1e-14)
+        path, score = seen["best"]
+        assert path.tolist() == truth["best"].tolist() + [-1] * (FRAMES - length)
+        np.testing.assert_allclose(score, truth["score"], rtol=1e-13)
+        np.testing.assert_array_equal(seen["mode"], q.path(path))
+        # one shape for all, so that it compiles once
+        count = len(truth["p"])
+        every = np.pad(truth["paths"], ((0, 40 - count), (0, FRAMES - length)), constant_values=-1)
+        np.testing.assert_allclose(jnp.exp(log_prob(q, every))[:count], truth["p"], rtol=1e-12)
+        # every draw is a path, at its frequency
+        drawn = np.asarray(seen["samples"])
+        assert ((drawn[:, :length] == 1).sum(-1) == 1).all() and not drawn[:, length:].any()
+        power = (2 * LABELS + 1) ** np.arange(length)
+        codes, known = drawn[:, :length].argmax(-1) @ power, truth["paths"] @ power
+        assert set(codes) <= set(known)
+        frequency, p = np.array([np.mean(codes == c) for c in known]), truth["p"]
+        assert np.all(np.abs(frequency - p) <= 5 * np.sqrt(p * (1 - p) / DRAWS) + 1e-12)
+
+
+@functools.cache
+def passes():
+    def one(q):
+        return q.log_partition(), q.mean()
+
+    return jax.jit(jax.vmap(one))
+
+
+def test_counts_are_binomial(x64):
+    """Zero potentials: a label sequence without repeats has C(T + L, 2L) alignments; each repeat costs a frame."""
+    for frames, labels in ((5, 2), (9, 4), (40, 12)):
+        repeats = np.zeros((3, labels), bool)
+        repeats[1, -1:], repeats[2, 1:] = True, True
+        states = jnp.zeros((3, frames, 2 * labels + 1))
+        counts = [comb(frames + labels - r, 2 * labels) for r in (0, 1, labels - 1)]
+        q = Alignment(states, jnp.asarray(repeats), jnp.full(3, frames), jnp.full(3, labels))
+        log_z, mean = passes()(q)
+        np.testing.assert_allclose(log_z, np.log(counts), rtol=1e-13)
+        np.testing.assert_allclose(mean.sum(-1), 1, rtol=1e-13)
+    assert len(listed(5, [False] * 2)) == comb(7, 4)
+
+
+def test_no_more_frames_than_needed(x64):
+    """T = L: one path; T = L − 1: none; a repeated label needs one frame more."""
+    rng = np.random.default_rng(0)
+    states = jnp.asarray(rng.normal(size=(4, 4, 7)))
+    repeats = jnp.array([[False] * 3] * 3 + [[False, True, False]])
+    log_z, mean = passes()(Alignment(states, repeats, jnp.array([3, 2, 3, 4]), jnp.array([3, 3, 3, 3])))
+    assert log_z[1] == LOG_ZERO and not mean[1].any()
+    np.testing.assert_allclose(log_z[0], sum(states[0, t, 2 * t + 1] for t in range(3)), rtol=1e-13)
+    np.testing.assert_allclose(mean[3], np.eye(7)[[1, 2, 3, 5]], atol=1e-15)
+
+
+# numerics
+
+
+def left_behind(rng, frames, size, gap):
+    """What finishes is behind from the first frames on, and catches up at the end."""
+    states = rng.normal(size=(frames, size))
+    states[: frames // 2, size // 2 :] -= gap
+    states[frames // 2 :, size // 2 :] += gap * rng.choice([0, 1, 2])
+    states[:, 0] += gap * rng.random()
+    return states
+
+
+def reversing(rng, frames, size, gap):
+    """Blanks or labels are ahead by the gap, and later the others."""
+    lead = gap * rng.choice([-1, 1, 2.5, -2.5], size=frames)
+    return rng.normal(size=(frames, size)) + np.outer(lead, np.arange(size) % 2)
+
+
+def hard_zeros(rng, frames, size, gap):
+    """Zeros in every place; often no path is left."""
+    return np.where(rng.random((frames, size)) < 0.3, LOG_ZERO, gap / 10 * rng.normal(size=(frames, size)))
+
+
+def rough(rng, frames, size, gap):
+    """Everything is possible, hardly anything is probable."""
+    return -gap * rng.random((frames, size)) ** 3
+
+
+KINDS = [left_behind, reversing, hard_zeros, rough]
+MANY, FEW = 20, 4  # frames and labels: more than a block of the scaled pass
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.float64])
+@given(seed=st.integers(0, 10**6), gap=st.sampled_from([0.1, 3.0, 30.0, 60.0, 100.0, 200.0, 800.0, 1e5]))
+@example(seed=0, gap=200.0)
+def test_equals_float64_in_log_space(x64, dtype, seed, gap):
+    rng = np.random.default_rng(seed)
+    states = np.stack([kind(rng, MANY, 2 * FEW + 1, gap) for kind in KINDS] * 2).astype(dtype)
+    repeats = rng.random((len(states), FEW)) < 0.3
+    size = jnp.full(len(states), MANY), jnp.full(len(states), FEW)
+    log_z, mean = passes()(Alignment(jnp.asarray(states), jnp.asarray(repeats), *size))
+    for i in range(len(states)):
+        truth, marginals = smoothed(states[i], repeats[i])
+        if truth == -np.inf:
+            assert log_z[i] == dtype(LOG_ZERO) and not mean[i].any()
+            continue
+        largest = np.abs(np.where(states[i] > 1e-6 * LOG_ZERO, states[i], 0)).max()
+        error = 8 * MANY * float(jnp.finfo(dtype).eps)
+        np.testing.assert_allclose(log_z[i], truth, rtol=error, atol=error)
+        # a potential is known up to its own rounding
+        np.testing.assert_allclose(mean[i], marginals, atol=error * (1 + largest / 8))
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.float64])
+def test_a_far_state_that_carries_the_only_finishing_path(x64, dtype):
+    """Label 1 is possible in frame 0 alone, 5000 nats behind; blank 0 looks best until the end, and never finishes."""
+    states = np.full((1, 40, 5), LOG_ZERO)
+    states[0, :, 0] = 0
+    states[0, 0, 1] = -5000
+    states[0, 1:, 2] = -100
+    states[0, -1, 3] = 300
+    q = Alignment(jnp.asarray(states, dtype), jnp.zeros((1, 2), bool), jnp.array([40]), jnp.array([2]))
+    log_z, mean = passes()(q)
+    np.testing.assert_allclose(log_z, -5000 - 38 * 100 + 300, rtol=1e-6)
+    np.testing.assert_allclose(mean[0], np.eye(5)[[1] + [2] * 38 + [3]], atol=1e-6)
+
+
+def test_float32_of_random_logits(x64):
+    """Where a pass that divides by the largest state is wrong by many nats: 1e-5 relative in ln Z, and marginals."""
+    rng = np.random.default_rng(0)
+    frames, labels, offset = 1500, 100, np.log(5000) + 0.5
+    for shift in (-offset, 3e4):  # a constant in each frame makes ln Z large, not wrong
+        states = (rng.standard_normal((1, frames, 2 * labels + 1)) + shift).astype(np.float32)
+        states[..., ::2] = states[..., :1]
+        repeats = rng.random((1, labels)) < 0.05
+        truth, marginals = smoothed(states[0], repeats[0])
+        log_z, mean = passes()(
+            Alignment(jnp.asarray(states), jnp.asarray(repeats), jnp.array([frames]), jnp.array([labels]))
+        )
+        assert log_z.dtype == mean.dtype == jnp.float32
+        np.testing.assert_allclose(log_z[0], truth, rtol=1e-6)
+        np.testing.assert_allclose(mean[0], marginals, atol=2e-3 if shift > 0 else 1e-4)
+        np.testing.assert_allclose(mean[0].sum(-1), 1, atol=1e-5)
+
+
+def test_nan_does_not_pass_silently():
+    q = random_alignment(0, 4, 2, 0)
+    batch = [q, *(Alignment(q.states.at[at].set(jnp.nan), q.repeats, q.length, q.count) for at in ((0, 4), (3, 0)))]
+    batch += [Alignment(q.states, q.repeats, jnp.asarray(n), jnp.asarray(k)) for n, k in ((6, 2), (4, 3), (4, -1))]
+    log_z, mean = passes()(stack(batch))
+    assert np.isfinite(log_z[0]) and np.isfinite(mean[0]).all() and np.isnan(log_z[1:]).all()
+    for i, item in enumerate(batch[1:], 1):
+        assert np.isnan(mean[i, : min(int(item.length), FRAMES)]).all()
+
+
+# derivatives
+
+
+def test_derivatives_of_second_order(x64):
+    q = random_alignment(3, 4, 2, 0, frames=4)
+    weights = jnp.cos(jnp.arange(1.0, 21)).reshape(4, 5)
+    paths = jnp.asarray(listed(4, [False] * 2))
+
+    def ours(states):
+        q_ = Alignment(states, q.repeats, q.length, q.count)
+        return q_.log_partition() + 2 * q_.entropy() + jnp.sum(weights * q_.mean() ** 2)
+
+    def theirs(states):
+        log_z = lambda x: jax.nn.logsumexp(jnp.sum(x[jnp.arange(4), paths], 1))
+        log_p = jax.nn.log_softmax(jnp.sum(states[jnp.arange(4), paths], 1))
+        entropy = -jnp.sum(jnp.exp(log_p) * log_p)
+        return log_z(states) + 2 * entropy + jnp.sum(weights * jax.grad(log_z)(states) ** 2)
+
+    every = lambda f: jax.jit(lambda x: (f(x), jax.grad(f)(x), jax.hessian(f)(x)))
+    for a, b in zip(every(ours)(q.states), every(theirs)(q.states), strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-12)
+
+
+def test_vmaps_are_one_loop_and_lengths_compile_nothing():
+    q = stack([random_alignment(i, *case) for i, case in enumerate(CASES[:4])])
+    grid = jax.tree.map(lambda a: a.reshape(2, 2, *a.shape[1:]), q)
+    traces = []
+
+    @jax.jit
+    def f(q):
+        traces.append(1)
+        return jax.vmap(jax.vmap(lambda q: q.log_partition()))(q)
+
+    text = f.lower(grid).compile().as_text()
+    # blocks, and frames in them, of the whole batch
+    assert text.count(" while(") <= 2 and "f32[2,2,5,3]" in text
+    one, other = f(grid), f(Alignment(grid.states, grid.repeats, grid.length - 1, grid.count))
+    np.testing.assert_allclose(one.reshape(4), passes()(q)[0], rtol=1e-6)
+    assert len(traces) == 1 and not np.allclose(one, other)
+
+
+def test_shared_arguments_under_vmap():
+    q = random_alignment(1, 4, 2, 0)
+    states = jnp.stack([q.states, q.states + 1])
+    log_z = jax.vmap(lambda s: Alignment(s, q.repeats, q.length, q.count).log_partition())(states)
+    np.testing.assert_allclose(log_z[1] - log_z[0], 4, rtol=1e-6)
+
+
+# the structure
+
+
+def test_structure(x64):
+    rng = np.random.default_rng(0)
+    table = jnp.asarray(rng.normal(size=(4, 5)))
+    y = Labelled(Padded(jnp.zeros((7, 1)), jnp.array(5)), Padded(jnp.array([3, 3]), jnp.array(2)))
+    q = elbo.alignment(stride=2).posterior(lambda z: jnp.sum(z * table), y)
+    assert (int(q.length), int(q.count), q.repeats.tolist()) == (3, 2, [False, True])
+    np.testing.assert_allclose(q.log_partition(), enumerated(q)["log_z"], atol=1e-13)
+    with pytest.raises(StructureError, match="not affine"):
+        elbo.alignment().posterior(lambda z: jnp.sum(z) ** 2, y)
+    empty = elbo.alignment().posterior(jnp.sum, Labelled(jnp.zeros((3, 1)), jnp.zeros(0, jnp.int32)))
+    assert empty.log_partition() == 3 and empty.best()[0].tolist() == [0, 0, 0]
+
+
+def test_wrong_arguments():
+    q = random_alignment(0, 4, 2, 0)
+    with pytest.raises(ValueError, match=r"states: got float32\[5, 4\], expected floating-point numbers \[T, 2L\+1\]"):
+        Alignment(q.states[:, :4], q.repeats, q.length, q.count).mean()
+    with pytest.raises(ValueError, match=r"repeats: got bool\[3\], expected bool \[2\]"):
+        Alignment(q.states, jnp.zeros(3, bool), q.length, q.count).mean()
+    with pytest.raises(ValueError, match=r"count: got int32\[1\], expected an int scalar"):
+        Alignment(q.states, q.repeats, q.length, q.count[None]).mean()
+    with pytest.raises(ValueError, match=r"states: got int32\[4\], expected integers \[5\]"):
+        q.path(jnp.zeros(4, jnp.int32))
+    with pytest.raises(ValueError, match="y: got ArrayImpl, expected elbo.Labelled"):
+        elbo.alignment().posterior(jnp.sum, jnp.zeros(3))
+    with pytest.raises(ValueError, match="stride: got 0"):
+        elbo.alignment(0)
+
+
+def test_float32_under_x64(x64, key):
+    q = random_alignment(0, 4, 2, 0)
+    single = Alignment(q.states.astype(jnp.float32), q.repeats, q.length, q.count)
+    out = jax.eval_shape(lambda q: (q.log_partition(), q.mean(), q.entropy(), q.mode(), q.sample(key)), single)
+    assert {a.dtype for a in jax.tree.leaves(out)} == {jnp.dtype(jnp.float32)}
+    assert alignment_passes.inner(*[split_of(single)] * 2).dtype == jnp.float32
+
+
+def split_of(q):
+    return q._clean()[0]
