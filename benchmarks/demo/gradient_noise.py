@@ -32,13 +32,11 @@ class Noise(NamedTuple):
       deviation: √ of the total variance of one gradient of four draws for each text.
       bias: distance of the mean from the exact gradient, what is due to the noise taken off; 0 where nothing is left.
       error: standard error of the mean's distance.
-      spread: √ of the total variance at full size, in bits per symbol, not relative; None if not measured.
     """
 
     deviation: float
     bias: float
     error: float
-    spread: float | None
 
 
 def tiny(rows: np.ndarray, symbols: int, *, frames: int = 5, epochs: int = 20, keys: int = 400) -> dict[str, Noise]:
@@ -63,22 +61,15 @@ def tiny(rows: np.ndarray, symbols: int, *, frames: int = 5, epochs: int = 20, k
     exact = slope(model, params, batch, Listed(paths))(jax.random.key(0))
     out = {}
     for name, estimator in ESTIMATORS.items():
-        draws = jax.lax.map(slope(model, params, batch, estimator), _keys(keys), batch_size=50)
+        draws = jax.lax.map(
+            slope(model, params, batch, estimator), jax.random.split(jax.random.key(7), keys), batch_size=50
+        )
         variance = float(jnp.sum(jnp.var(draws, axis=0)))
         error = variance / keys
         gap = float(jnp.sum((draws.mean(0) - exact) ** 2))
         norm = float(jnp.linalg.norm(exact))
         bias = max(gap - error, 0.0) ** 0.5
-        out[name] = Noise(variance**0.5 / norm, bias / norm, error**0.5 / norm, None)
-    return out
-
-
-def spreads(model: elbo.Model, params: elbo.Params, batch: jax.Array, keys: int = 16) -> dict[str, float]:
-    """√ of the total variance of each estimator's gradient in Ψ for one batch, bits per symbol."""
-    out = {}
-    for name, estimator in ESTIMATORS.items():
-        draws = jax.lax.map(slope(model, params, batch, estimator), _keys(keys))
-        out[name] = float(jnp.sqrt(jnp.sum(jnp.var(draws, axis=0))))
+        out[name] = Noise(variance**0.5 / norm, bias / norm, error**0.5 / norm)
     return out
 
 
@@ -105,7 +96,3 @@ def slope(model, params, batch, estimator):
         return jax.flatten_util.ravel_pytree(loss(psi))[0]
 
     return partial(gradient, params.psi)
-
-
-def _keys(count: int) -> jax.Array:
-    return jax.random.split(jax.random.key(7), count)

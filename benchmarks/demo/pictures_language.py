@@ -76,7 +76,8 @@ def noise(ax, result: language.Result) -> None:
         known = n.bias > 3 * n.error
         ax.barh(i - 0.19, n.bias if known else 0, color=COLOURS["em"], height=0.36, label="bias" if not i else None)
         if not known:
-            ax.text(ax.get_xlim()[0], i - 0.19, " no bias beyond noise", va="center", fontsize=9, color=COLOURS["em"])
+            where = {"transform": ax.get_yaxis_transform(), "va": "center", "fontsize": 9}
+            ax.text(0.02, i - 0.19, "no bias beyond noise", color=COLOURS["em"], **where)
     ax.set_yticks(range(len(names)), [name.replace(", ", ",\n") for name in names])
     ax.grid(axis="y", visible=False)
     ax.set(xscale="log", xlabel="norms of the exact gradient", title="Gradient in Ψ of (c), all paths listed")

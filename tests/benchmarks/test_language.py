@@ -70,7 +70,7 @@ def made_up(exact=2.0, used=0.5):
     bits = {language.NGRAM: 2.5, language.HMM: 3.0, language.NETWORK: 2.2, language.EXACT: exact}
     scores = {name: score(b, 0 if name == language.NGRAM else 8) for name, b in bits.items()}
     scores |= {name: score(2.4, 8)._replace(exact=False) for name in (language.CRF, language.SAMPLED, language.SOFT)}
-    noise = {name: gradient_noise.Noise(4.0 / (i + 1), 0.1 * i, 0.01, 1.0) for i, name in enumerate(_names())}
+    noise = {name: gradient_noise.Noise(4.0 / (i + 1), 0.1 * i, 0.01) for i, name in enumerate(_names())}
     states = {language.HMM: np.arange(128) % 30, language.EXACT: np.arange(128) % 8}
     return language.Result(128, scores, "To be, or not\n to be" * 6 + "the same", states, noise)
 
@@ -103,7 +103,7 @@ def test_the_table_and_the_picture(tmp_path):
 
 
 def test_gradients_of_a_batch_are_flat(key):
-    """The spread of every estimator is measured from gradients of one shape, in Ψ alone."""
+    """In Ψ alone."""
     size = latent_lm.Size(3, 2)
     networks, params = latent_lm.init_recurrent(key, size, hidden=3, embedding=2, reader=2)
     batch = jnp.array([[0, 1, 2]])
