@@ -14,6 +14,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     demo = commands.add_parser("demo", help="small runs of every model, with figures")
     demo.add_argument("parts", nargs="*", metavar="PART", help="which parts; all by default")
     demo.add_argument("--data", type=Path, help="an MNIST npz file; without one the bundled digits are used")
+    demo.add_argument("--speech", type=Path, help="an npz file of spoken digits, in place of the bundled speaker")
+    demo.add_argument("--text", type=Path, help="a text in ASCII, in place of the bundled excerpt of Shakespeare")
     demo.add_argument("--out", type=Path, default=Path("benchmarks/out"), help="folder for the figures (%(default)s)")
 
     run = commands.add_parser("run", help="time us and the installed peers on the same problems")
@@ -29,7 +31,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if options.command == "demo":
         from .demo import main as show
 
-        return show(options.data, options.out, options.parts) or 0
+        return show(options.data, options.out, options.parts, speech=options.speech, text=options.text) or 0
     # imported late: neither needs what the other needs
     from . import run as timing
 

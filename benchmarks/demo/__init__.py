@@ -8,6 +8,7 @@ series    earthquakes by Poisson HMMs, the Nile with missing years
 units     spoken digits: the states of HMM-VAEs, of a VAE with a mixture and of Gaussian HMMs
 language  characters of Shakespeare: a neural HMM, amortised chains, an HMM by EM, n-grams
 spoken    connected digits: CTC as exact E and gradient M, sampled alignments, a plain loop
+grammar   grammars of parts of speech: induced from sentences, and read off treebank trees
 """
 
 import json
@@ -26,9 +27,11 @@ from . import (
     autoencoder,
     em_or_gradient,
     four_rules,
+    grammar,
     language,
     mnist,
     pictures,
+    pictures_grammar,
     pictures_language,
     pictures_spoken,
     pictures_units,
@@ -38,29 +41,42 @@ from . import (
 )
 
 PARTS = ("rules", "mixture", "vae")
-# each with PIECES, compute(tell), table(result), figures(result); and its picture, drawn into NAME.png
+# each with PIECES, compute(tell, data=…), table(result), figures(result); and its picture, drawn into NAME.png
 MORE: dict[str, tuple[ModuleType, Callable[[Any, Path], None]]] = {
     "series": (series, pictures.series_picture),
     "units": (units, pictures_units.units_picture),
     "language": (language, pictures_language.picture),
     "spoken": (spoken, pictures_spoken.picture),
+    "grammar": (grammar, pictures_grammar.grammar_picture),
 }
 GROUPS = {"chains": ("series", "units", "language")}
 
 
-def main(data: Path | None, out: Path, parts: list[str] | None = None) -> None:
+def main(
+    data: Path | None,
+    out: Path,
+    parts: list[str] | None = None,
+    *,
+    speech: Path | None = None,
+    text: Path | None = None,
+) -> None:
     """Runs the parts (PARTS by default), prints tables, and writes pictures and `demo.json` into a folder.
 
     Args:
       data: an MNIST npz file, or None.
       out: the folder; made if need be.
       parts: names from PARTS, MORE and GROUPS.
+      speech: an npz file of spoken digits for `units` and `spoken`, in place of the bundled speaker.
+      text: a text file for `language`, in place of the bundled excerpt.
     """
     asked = [part for name in parts or PARTS for part in GROUPS.get(name, (name,))]
     if unknown := set(asked) - {*PARTS, *MORE}:
         known = ", ".join((*PARTS, *MORE, *GROUPS))
         raise SystemExit(f"parts: no part is called {', '.join(sorted(unknown))}; there are {known}")
     images = None if data is None or "vae" not in asked else datasets.mnist(data)
+    spoken_digits = None if speech is None else datasets.spoken_digits(speech)
+    given: dict[str, Any] = {"units": spoken_digits, "spoken": spoken_digits}
+    given["language"] = None if text is None else datasets.shakespeare(text)
     out.mkdir(parents=True, exist_ok=True)
     console = Console()
     if not console.is_terminal:
@@ -78,13 +94,13 @@ def main(data: Path | None, out: Path, parts: list[str] | None = None) -> None:
         def tell(text):  # before each piece
             bar.update(task, advance=1, description=text)
 
-        figures = _run(console, tell, asked, images, out)
+        figures = _run(console, tell, asked, images, given, out)
         bar.update(task, completed=bar.tasks[0].total, description="done")
     (out / "demo.json").write_text(json.dumps(figures, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     console.print(f"Pictures and demo.json are in {out}.")
 
 
-def _run(console, tell, parts, images, out) -> dict:
+def _run(console, tell, parts, images, given, out) -> dict:
     """Runs the parts; every number, for demo.json."""
     found = {}
     figures = {"jax": jax.__version__, "backend": jax.default_backend(), "cpus": os.cpu_count()}
@@ -109,7 +125,8 @@ def _run(console, tell, parts, images, out) -> dict:
         pictures.digits_picture(found["mnist"], out / "mnist.png")
     for name, (module, draw) in MORE.items():
         if name in parts:
-            show(name, module, module.compute(tell))
+            own = {} if given.get(name) is None else {"data": given[name]}
+            show(name, module, module.compute(tell, **own))
             draw(found[name], out / f"{name}.png")
     if set(PARTS) <= set(parts):
         digits = found.get("mnist", found["vae"])

@@ -109,9 +109,9 @@ def split(text: str, budget: Budget) -> tuple[Texts, list[str]]:
     return Texts(*(jnp.asarray(a, jnp.int32) for a in (train[: budget.train], validate, test))), kinds.tolist()
 
 
-def compute(tell: Callable[[str], None], budget: Budget = FULL, text: str | None = None) -> Result:
-    """Everything; `text` takes the place of the bundled one."""
-    texts, kinds = split(datasets.shakespeare() if text is None else text, budget)
+def compute(tell: Callable[[str], None], budget: Budget = FULL, data: str | None = None) -> Result:
+    """Everything; `data` takes the place of the bundled one."""
+    texts, kinds = split(datasets.shakespeare() if data is None else data, budget)
     size = latent_lm.Size(len(kinds), budget.states, budget.past)
     key = jax.random.key(0)
     widths = {"hidden": (budget.hidden,), "embedding": 16}
