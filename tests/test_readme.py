@@ -5,6 +5,8 @@ from pathlib import Path
 
 import jax.numpy as jnp
 
+import elbo
+
 README = Path(__file__).parent.parent / "README.md"
 
 
@@ -21,6 +23,10 @@ def test_code_of_the_readme_runs(capsys):
     assert bool(names["info"].finite)
     assert names["best"].theta.components.mean.shape == (2, 2)
     assert names["states"].shape == (2, 100) and (names["states"][1, 60:] == -1).all()
+    assert names["alignment"].shape == (20,) and set(names["alignment"].tolist()) <= set(range(7))
+    ours = elbo.evidence(names["reader"])(names["trained"], names["spoken"])
+    assert jnp.allclose(names["loss"], -ours, rtol=1e-4) and names["heard"].max() <= 2
+    assert (names["parses"].end[:, 0] == jnp.array([4, 3])).all()
     assert 1.5 < float(names["fitted"].params.theta["count"].rate()[0]) < 4.5
     assert "False" not in capsys.readouterr().out.split("True")[-1]
     assert jnp.isfinite(names["fitted"].history.elbo).all()
