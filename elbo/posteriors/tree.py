@@ -81,8 +81,8 @@ class Tree:
 
     def log_prob(self, parse: Parse) -> jax.Array:
         """ln P(parse), nats; affine in the parse, of which a mean may take the place."""
-        potentials, length = self._clean()
-        log_z = tree_passes.log_partition(potentials, length)
+        potentials, _ = self._clean()
+        log_z = self.log_partition()
         return inner(potentials, parse) - jnp.where(log_z <= IMPOSSIBLE, -LOG_ZERO, log_z)
 
     def mode(self) -> Parse:

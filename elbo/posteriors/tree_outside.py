@@ -79,7 +79,7 @@ def smooth(shifted: Shifted, length: jax.Array) -> tuple[tuple[jax.Array, Parse,
     upper, lower = jnp.concatenate(counts[0::2], axis=2), jnp.concatenate(counts[1::2], axis=2)
     total = jnp.concatenate([upper, lower], axis=1) * factors.rules
     marginals = Parse(jnp.concatenate([whole * top, word]), total, (each * tags).at[0].add(word))
-    lost = floor(shifted) * out.slopes + lost_at_the_root(found)
+    lost = floor(shifted) * out.slopes + lost_at_the_root(shifted, found)
     return (found.log_z, marginals, out.spans), small(lost)
 
 

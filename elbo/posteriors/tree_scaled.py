@@ -26,7 +26,7 @@ from .tree_parse import Shifted
 # by at most λ. Z is linear in the weights of one span. Raise one number after the other, small spans first: each
 # adds its own surplus times its outside weight, in which every number is true or raised, so at most the computed one.
 # Hence, with o(A) = ∂ ln Z / ∂ (number before rescaling), as computed,
-#     0 <= relative error of Z <= λ Σ_spans Σ_A o(A),   and for the root's sum, 4 N tiny / Z in its own scale,
+#     0 <= relative error of Z <= λ Σ_spans Σ_A o(A),   and for the root's sum, 8 S tiny / Z in its own scale,
 # and the same bounds the total variation between true and computed distributions of parses, thus all marginals.
 # The outside pass loses `tiny` where its numbers are formed, but they count at most 1 / λ and less than n of them
 # flow into one, so that is at most eps of a marginal. If the bound is small the passes were right whatever the
@@ -100,7 +100,7 @@ def log_partition(shifted: Shifted, length: jax.Array) -> tuple[jax.Array, jax.A
     within = (jnp.arange(frames)[:, None] + width <= length) & (width >= 2)
     norms = jnp.where(within, power(-found.norms, found.total.dtype), 0)
     slopes = 2 * size * jnp.exp(_range(shifted)) * jnp.sum(norms)
-    return found.log_z, small(floor(shifted) * slopes + lost_at_the_root(found))
+    return found.log_z, small(floor(shifted) * slopes + lost_at_the_root(shifted, found))
 
 
 def inside(factors: Shifted, length: jax.Array) -> Inside:
@@ -181,9 +181,9 @@ def floor(potentials: Shifted) -> float:
     return 16 * (frames * size**2 + 2 * size * tags + tags**2) * float(numbers.tiny) / float(numbers.eps)
 
 
-def lost_at_the_root(found: Inside) -> jax.Array:
+def lost_at_the_root(shifted: Shifted, found: Inside) -> jax.Array:
     """What the sum over the symbols of the whole sentence may have lost, relative to Z."""
-    return 4 * found.values.by_start.shape[-1] * jnp.finfo(found.total.dtype).tiny / found.total
+    return 8 * shifted.root.size * jnp.finfo(found.total.dtype).tiny / found.total
 
 
 def small(lost: jax.Array) -> jax.Array:
