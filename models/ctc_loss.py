@@ -1,6 +1,7 @@
 """The CTC loss of logits, in the way of `optax.ctc_loss`: −ln P(labels | inputs), its gradient the posterior's."""
 
 from functools import partial
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -64,37 +65,53 @@ def pick(values: jax.Array, symbols: jax.Array, blank: int) -> jax.Array:
     return jnp.where(valid[..., None, :], picked, elbo.LOG_ZERO)
 
 
-def log_normalizer(values: jax.Array) -> jax.Array:
-    """ln Σ_v exp values, [B, T, 1]."""
+class Normalizer(NamedTuple):
+    """ln Σ_v exp logits_tv as a sum, [B, T, 1] each, so that what is subtracted from the logits keeps its digits.
 
-    def frame(row):
-        top = jax.lax.stop_gradient(jnp.max(row, -1, keepdims=True))
-        # a sum that computes what it sums is not vectorised on a CPU; a frame at a time, the barrier costs no memory
-        return top + jnp.log(jnp.sum(jax.lax.optimization_barrier(jnp.exp(row - top)), -1, keepdims=True))
+    Attributes:
+      top: the largest logit of the frame.
+      rest: ln Σ_v exp(logits_tv − top); NaN where all are −∞.
+    """
 
-    def in_turn(values):
-        each = jax.lax.map(
-            lambda t: frame(jax.lax.dynamic_index_in_dim(values, t, 1, keepdims=False)), jnp.arange(values.shape[1])
-        )
-        return jnp.swapaxes(each, 0, 1)
+    top: jax.Array
+    rest: jax.Array
 
-    def at_once(values):
-        return jax.nn.logsumexp(values, axis=-1, keepdims=True)
+    def log_p(self, logits: jax.Array) -> jax.Array:
+        """ln softmax."""
+        return (logits - self.top) - self.rest
 
-    if values.shape[-1] <= FEW:
-        return at_once(values)
-    return jax.lax.platform_dependent(values, cpu=in_turn, default=at_once)
+
+def log_normalizer(logits: jax.Array) -> Normalizer:
+    """The normaliser of each frame of [B, T, V]."""
+
+    def normalizer(x):
+        top = jax.lax.stop_gradient(jnp.max(x, -1, keepdims=True))
+        terms = jnp.exp(x - top)
+        if x.ndim == 2:
+            # a sum that computes what it sums is not vectorised on a CPU; for one frame the barrier costs no memory
+            terms = jax.lax.optimization_barrier(terms)
+        return Normalizer(top, jnp.where(top <= elbo.IMPOSSIBLE, jnp.nan, jnp.log(jnp.sum(terms, -1, keepdims=True))))
+
+    def in_turn(logits):
+        at = partial(jax.lax.dynamic_index_in_dim, logits, axis=1, keepdims=False)
+        each = jax.lax.map(lambda t: normalizer(at(t)), jnp.arange(logits.shape[1]))
+        return jax.tree.map(lambda a: jnp.swapaxes(a, 0, 1), each)
+
+    if logits.shape[-1] <= FEW:
+        return normalizer(logits)
+    return jax.lax.platform_dependent(logits, cpu=in_turn, default=normalizer)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _loss(blank, logits, frames, labels, count):
     """[B]."""
-    return _as_loss(alignment_passes.log_partition(*_potentials(blank, logits, frames, labels, count)[0]))
+    problem, _ = _potentials(blank, logits, frames, labels, count)
+    return _as_loss(jax.vmap(alignment_passes.log_partition)(*problem))
 
 
 def _forward(blank, logits, frames, labels, count):
     problem, normalizer = _potentials(blank, logits, frames, labels, count)
-    log_z, marginals = alignment_passes.smooth(*problem)
+    log_z, marginals = jax.vmap(alignment_passes.smooth)(*problem)
     return _as_loss(log_z), (logits, frames, labels, normalizer, log_z, marginals)
 
 
@@ -104,7 +121,7 @@ def _backward(blank, residuals, slope):
     # an impossible datum has no marginals, and no softmax either
     slope = jnp.where(log_z <= elbo.IMPOSSIBLE, 0, slope)[:, None, None]
     counts = (jnp.arange(logits.shape[1]) < frames[:, None])[..., None]
-    expected = jnp.where(counts, jnp.exp(logits - normalizer), 0)
+    expected = jnp.where(counts, jnp.exp(normalizer.log_p(logits)), 0)
     in_blank = jnp.where(jnp.arange(size) == blank, jnp.sum(marginals.blanks, -1, keepdims=True), 0)
     if size <= FEW:
         one_hot = _one_hot(labels, logits)
@@ -120,18 +137,18 @@ _loss.defvjp(_forward, _backward)
 
 
 def _potentials(blank, logits, frames, labels, count):
-    """Log potentials with their sizes, and the log normaliser of each frame, [B, T, 1]."""
+    """Log potentials with their sizes, and the normaliser of each frame."""
     values = jnp.maximum(logits, elbo.LOG_ZERO)
     normalizer = log_normalizer(values)
-    here = values[..., blank, None] - normalizer
-    potentials = States(here, pick(values, labels, blank) - normalizer)
+    in_blank, in_labels = values[..., blank, None], pick(values, labels, blank)
+    potentials = States(normalizer.log_p(in_blank), normalizer.log_p(in_labels))
     repeats = jnp.pad(labels[:, 1:] == labels[:, :-1], ((0, 0), (min(labels.shape[1], 1), 0)))
     sizes = Sizes(frames, count, repeats)
     return (clean(potentials, sizes), sizes), normalizer
 
 
 def _as_loss(log_z):
-    """−ln Z; rounding may not make a probability larger than 1."""
+    """−ln Z; rounding must not make a probability larger than 1."""
     return jnp.where(log_z <= elbo.IMPOSSIBLE, jnp.inf, jnp.maximum(-log_z, 0))
 
 

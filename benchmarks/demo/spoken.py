@@ -32,18 +32,20 @@ class Size(NamedTuple):
     Attributes:
       train, test: utterances, of `digits` digits each (least and most).
       gap: longest silence between two digits, seconds.
-      width: channels of the network; rate: of Adam.
+      speed: a take for training is made faster or slower by up to this share.
+      width: channels of the network; rate: of Adam, which falls to zero as a cosine.
       steps, batch: of each method; every: steps between two looks at the test utterances.
       samples: alignments drawn for each utterance by the method that samples.
     """
 
-    train: int = 600
+    train: int = 1500
     test: int = 100
     digits: tuple[int, int] = (3, 7)
     gap: float = 0.25
+    speed: float = 0.15
     width: int = 64
     rate: float = 2e-3
-    steps: int = 600
+    steps: int = 1000
     batch: int = 24
     every: int = 20
     samples: int = 4
@@ -95,7 +97,9 @@ class Network(nnx.Module):
         return self.head(x)
 
 
-def utterances(data: datasets.Speech, part: np.ndarray, count: int, size: Size, seed: int) -> elbo.Labelled:
+def utterances(
+    data: datasets.Speech, part: np.ndarray, count: int, size: Size, seed: int, speed: float = 0.0
+) -> elbo.Labelled:
     """Takes of one speaker, one after the other with gaps of soft noise between them, at random."""
     rng = np.random.default_rng(seed)
     features, digits = [], []
@@ -104,7 +108,9 @@ def utterances(data: datasets.Speech, part: np.ndarray, count: int, size: Size, 
         chosen = rng.choice(takes, rng.integers(size.digits[0], size.digits[1] + 1))
         pieces = []
         for i in chosen:
-            pieces += [1e-4 * rng.standard_normal(int(rng.uniform(0, size.gap) * data.rate)), data.waves[i]]
+            wave, factor = data.waves[i], rng.uniform(1 - speed, 1 + speed)
+            wave = np.interp(np.arange(0, len(wave) - 1, factor), np.arange(len(wave)), wave)
+            pieces += [1e-4 * rng.standard_normal(int(rng.uniform(0, size.gap) * data.rate)), wave]
         features.append(speech.log_mel(np.concatenate(pieces), data.rate))
         digits.append(data.labels[chosen])
     return elbo.Labelled(_padded(features, np.float32), _padded(digits, np.int32))
@@ -125,7 +131,8 @@ def compute(tell: Callable[[str], None], size: Size | None = None, data: dataset
         utterances(data, data.is_test, size.test, size, 1),
     )
     apply, start = functional(Network(train.inputs.values.shape[-1], size.width, nnx.Rngs(0)))
-    model, optimizer = ctc.model(apply, blank=BLANK, stride=STRIDE), optax.adam(size.rate)
+    optimizer = optax.adam(optax.cosine_decay_schedule(size.rate, size.steps))
+    model = ctc.model(apply, blank=BLANK, stride=STRIDE)
     methods = {
         EXACT: optim.eg_step(model, optimizer),
         SAMPLED: optim.vae_step(model, optimizer, estimator=elbo.ScoreFunction(size.samples)),

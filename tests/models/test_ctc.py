@@ -38,7 +38,7 @@ def reference(logits, frames, labels, count, blank):
     for i, (n, k) in enumerate(zip(frames, count, strict=True)):
         symbols = np.full(2 * k + 1, blank)
         symbols[1::2] = labels[i, :k]
-        repeats = np.append(False, labels[i, 1:k] == labels[i, : k - 1])[:k]
+        repeats = np.append(False, labels[i, 1:] == labels[i, :-1])[:k]
         log_z, marginals = smoothed(log_p[i, :n][:, symbols], repeats)
         losses[i] = -log_z
         if log_z > -np.inf:
@@ -82,7 +82,7 @@ def test_many_symbols_take_the_other_way(x64):
     gradient, loss = slope()(logits, *args)
     np.testing.assert_allclose(loss, truth, rtol=1e-12)
     np.testing.assert_allclose(gradient, gradients, atol=1e-13)
-    np.testing.assert_allclose(log_normalizer(logits)[..., 0], np.logaddexp.reduce(logits, axis=-1), rtol=1e-13)
+    np.testing.assert_allclose(sum(log_normalizer(logits))[..., 0], np.logaddexp.reduce(logits, axis=-1), rtol=1e-13)
 
 
 def test_equals_optax(x64):
@@ -122,7 +122,8 @@ def test_confident_logits_give_no_negative_loss_in_float32():
         gradient, loss = slope()(logits, np.zeros((B, T)), labels, np.zeros((B, N)))
         truth, _ = reference(logits.astype(np.float64), [T] * B, labels, [N] * B, 0)
         assert (loss >= 0).all() and np.isfinite(gradient).all()
-        np.testing.assert_allclose(loss, truth, rtol=1e-5, atol=1e-6)
+        # a probability of almost 1 is known up to its own rounding
+        np.testing.assert_allclose(loss, truth, rtol=1e-5, atol=T * 1e-7)
 
 
 def test_derivatives_of_second_order(x64):
@@ -140,12 +141,12 @@ def test_bad_values_are_told():
     logits, frames, labels, count = batch(5)
     logits = logits.astype(np.float32)
     holes, far = paddings(frames, T), labels.copy()
-    holes[0, 2] = 1  # padding that does not come last
+    holes[4] = 0, 1, 0, *[1] * 6  # padding that does not come last
     far[1, 1], far[2, 0] = V, 0  # out of range, and the blank
-    logits[3, 1, 2] = np.nan
+    logits[3, 1, 2], logits[0, 0] = np.nan, -np.inf  # no symbol is possible
     gradient, loss = slope()(logits, holes, far, paddings(count, N))
-    assert np.isnan(loss[[0, 3]]).all() and (loss[[1, 2, 5]] == np.inf).all() and np.isfinite(loss[4])
-    assert not gradient[jnp.array([1, 2, 5])].any() and np.isfinite(gradient[4]).all() and gradient[4].any()
+    gradient, loss = np.asarray(gradient), np.asarray(loss)
+    assert np.isnan(loss[[0, 3, 4]]).all() and (loss[[1, 2, 5]] == np.inf).all() and not gradient[[1, 2, 5]].any()
     with pytest.raises(ValueError, match=r"logits: got float32\[9, 5\]"):
         ctc_loss(jnp.zeros((T, V)), holes, labels, paddings(count, N))
     with pytest.raises(ValueError, match=r"labels: got float64\[6, 3\]|labels: got float32\[6, 3\]"):
@@ -198,7 +199,7 @@ def test_evidence_is_the_bound_at_the_exact_posterior_in_float32():
     ys = Labelled(Padded(jnp.asarray(inputs), jnp.asarray(frames)), Padded(jnp.asarray(labels), jnp.asarray(count)))
     d = elbo.decompose(ctc.model(linear))(elbo.Params(theta, jax.tree.map(lambda a: 0.5 * a, theta)), ys)
     np.testing.assert_allclose(d.elbo[:5], (d.evidence - d.kl)[:5], rtol=1e-5, atol=1e-5)
-    assert (d.kl[:3] > 1e-3).all()
+    assert min(d.kl[0], d.kl[2]) > 1e-3  # the second has one alignment only
 
 
 def test_other_lengths_compile_nothing_new():
