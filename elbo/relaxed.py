@@ -56,7 +56,8 @@ class Relaxed:
                 f"Choose one of: {CHOICES}"
             )
         keys = require_draws(key, self.samples, "Relaxed()")
-        return jax.tree.map(jnp.mean, jax.vmap(lambda k: f(self._sample(q, k)))(keys))
+        values = jax.vmap(lambda k: f(self._sample(q, k)))(keys)
+        return jax.tree.map(lambda v: jnp.mean(v, axis=0), values)
 
     def _sample(self, q: Any, key: jax.Array) -> Tree:
         soft = q.relaxed(key, self.temperature)

@@ -55,9 +55,16 @@ class ScoreFunction:
         z = stop_gradient(jax.vmap(q.sample)(keys))
         log_q = jax.vmap(q.log_prob)(z)
         score = log_q - stop_gradient(log_q)  # zero, with the slope of ln q
-        return jax.tree.map(lambda value: jnp.mean(value + self._signal(value) * score), jax.vmap(f)(z))
 
-    def _signal(self, value: jax.Array) -> jax.Array:
-        """f(z_i) − b_i, [S]."""
-        value = stop_gradient(value)
-        return (value - jnp.mean(value)) * (self.samples / (self.samples - 1)) if self.baseline else value
+        def average(values):
+            factor = score.reshape(-1, *(1,) * (values.ndim - 1))
+            return jnp.mean(values + self._signal(values) * factor, axis=0)
+
+        return jax.tree.map(average, jax.vmap(f)(z))
+
+    def _signal(self, values: jax.Array) -> jax.Array:
+        """f(z_i) − b_i, [S, ...]."""
+        values = stop_gradient(values)
+        if not self.baseline:
+            return values
+        return (values - jnp.mean(values, axis=0)) * (self.samples / (self.samples - 1))

@@ -195,6 +195,15 @@ def test_a_constant_signal_gives_no_gradient_with_a_baseline(key):
     assert value == 1e4 and (slope.logits == 0).all()
 
 
+@pytest.mark.parametrize("estimator", [ScoreFunction(3), Relaxed(0.5, samples=3)])
+def test_arrays_are_estimated_entry_by_entry(estimator, key):
+    """As statistics are, which come with a value."""
+    f = lambda q, pick: estimator(lambda z: pick(jnp.exp(z)), q, key)
+    q = elbo.Categorical(jnp.arange(3.0))
+    whole = jax.jacobian(lambda q: f(q, lambda a: {"a": a}))(q)["a"].logits
+    np.testing.assert_allclose(whole[1], jax.grad(lambda q: f(q, lambda a: a[1]))(q).logits, rtol=1e-6)
+
+
 def test_errors(key):
     chain = random_chain(0, 3, 2)
     square = lambda z: jnp.sum(z.states) ** 2
