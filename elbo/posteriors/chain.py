@@ -53,7 +53,7 @@ class Chain:
 
     def log_partition(self) -> jax.Array:
         """ln Z = ln Σ_z exp ⟨potentials, z⟩, a scalar; its gradient is `mean()`. O(T K²)."""
-        return chain_passes.log_partition(*self._clean()) if self.smoothed is None else self.smoothed[0]
+        return chain_passes.log_partition(*self._raw()) if self.smoothed is None else self.smoothed[0]
 
     def mean(self) -> Path:
         """Marginals: P(z_1), expected transitions (of each step, or summed), P(z_t). O(T K²)."""
@@ -124,11 +124,15 @@ class Chain:
         return jax.vmap(lambda k: jax.random.gumbel(k, self.initial.shape, self.states.dtype))(keys)
 
     def _smoothed(self) -> tuple[jax.Array, Path]:
-        return chain_passes.smooth(*self._clean()) if self.smoothed is None else self.smoothed
+        return chain_passes.smooth(*self._raw()) if self.smoothed is None else self.smoothed
+
+    def _raw(self) -> tuple[Path, jax.Array]:
+        _check(self)
+        return Path(self.initial, self.transition, self.states), self.length
 
     def _clean(self) -> tuple[Path, jax.Array]:
-        _check(self)
-        return clean(Path(self.initial, self.transition, self.states), self.length), self.length
+        potentials, length = self._raw()
+        return clean(potentials, length), length
 
 
 @dataclass(frozen=True)

@@ -58,8 +58,8 @@ def passes(q):
         "smooth": chain_passes.smooth(p, n),
         "log": chain_log.smooth(p, n),
         "parallel": chain_log.parallel(p, n),
-        "scaled": chain_scaled.smooth(p, n),
-        "scaled value": chain_scaled.log_partition(p, n),
+        "scaled": chain_passes.scaled(p).smooth(p, n),
+        "scaled value": chain_passes.scaled(p).log_partition(p, n),
     }
 
 
