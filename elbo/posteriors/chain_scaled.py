@@ -5,9 +5,9 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from ..numerics import PRECISION
+from ..numerics import IMPOSSIBLE, LOG_ZERO, PRECISION
 from .chain_factors import factors as as_factors
-from .chain_factors import floor, loss, negligible, product, spread
+from .chain_factors import floor, least_log, loss, negligible, product, spread
 from .chain_log import pairwise_sum
 from .chain_path import Path, clean, steps_mask
 
@@ -23,43 +23,47 @@ class Scaled(NamedTuple):
 
 def log_partition(potentials: Path, length: jax.Array) -> tuple[jax.Array, jax.Array]:
     """ln Z, and whether it is known to be right; the forward pass only. O(T K²)."""
-    potentials = clean(potentials, length)
     factors = scale(potentials, length)
     _, norms = forward(factors, length)
     size = norms.dtype.type(potentials.initial.size)
-    lost = floor(potentials.initial) * jnp.sum(loss(norms)) * size * jnp.exp(spread(potentials.transitions))
+    widest = spread(jnp.maximum(potentials.transitions, LOG_ZERO))
+    lost = floor(potentials.initial) * jnp.sum(loss(norms)) * size * jnp.exp(widest)
     return factors.log_scale + pairwise_sum(jnp.log(norms)), negligible(lost)
 
 
 def smooth(potentials: Path, length: jax.Array) -> tuple[tuple[jax.Array, Path], jax.Array]:
     """(ln Z, marginals), and whether they are known to be right. O(T K²) time, O(T K) memory besides the marginals."""
-    factors = scale(clean(potentials, length), length)
+    factors = scale(potentials, length)
     weights, norms = forward(factors, length)
     onward = factors.states / norms[:, None]
     beta = backward(factors, onward, length)
-    inside = (jnp.arange(norms.size) < length)[:, None]
-    lost = floor(potentials.initial) * jnp.sum(jnp.where(inside, loss(norms)[:, None] * beta, 0))
+    inside = jnp.arange(norms.size) < length
+    lost = floor(potentials.initial) * jnp.sum(jnp.where(inside[:, None], loss(norms)[:, None] * beta, 0))
     log_z = factors.log_scale + pairwise_sum(jnp.log(norms))
 
     # states at the floor are there for the bound only; rounding makes the sums drift from 1 in a long chain
     weights = jnp.where(weights > floor(potentials.initial) * norms[:, None], weights, 0)
     joint = weights * beta
-    total = jnp.sum(joint, axis=1, keepdims=True)
-    states = jnp.where(inside, joint / total, 0)
-    before = jnp.where(inside[1:], (weights / total)[:-1], 0)
-    after = jnp.where(inside[1:], (onward * beta)[1:], 0)
+    per_total = jnp.where(inside, 1 / jnp.sum(joint, axis=1), 0)
+    states = joint * per_total[:, None]
+    before = weights[:-1] * jnp.where(inside[1:], per_total[:-1], 0)[:, None]
+    after = (onward * beta)[1:]
     transitions = jnp.einsum("ti,tj->ij", before, after, precision=PRECISION) * factors.transitions
     return (log_z, Path(states[0], transitions, states)), negligible(lost)
 
 
 def scale(potentials: Path, length: jax.Array) -> Scaled:
-    """Clean potentials as factors; the initial one holds the first frame as well."""
-    initial, transitions, states = potentials
-    first, top = as_factors(initial + states[0], (0,))
-    emissions, tops = as_factors(states, (1,))
+    """Potentials as factors, 1 in the padding; the initial one holds the first frame as well."""
+    initial, transitions, _ = clean(potentials, length)
+    states = potentials.states
+    first, top = as_factors(initial + jnp.maximum(states[0], LOG_ZERO), (0,))
     pairs, peaks = as_factors(transitions, (0, 1))
-    steps = steps_mask(len(states), length)
-    log_scale = top[0] + pairwise_sum(jnp.where(steps, tops[1:, 0] + peaks[0, 0], 0))
+    # cleaned as they are read, so that no clean copy has to be written
+    tops = jnp.maximum(jnp.max(states, axis=1, keepdims=True), LOG_ZERO)
+    emissions = jnp.exp(jnp.maximum(states - tops, least_log(states.dtype)))
+    inside = (jnp.arange(len(states)) < length)[:, None]
+    emissions = jnp.where(inside, jnp.where(states <= IMPOSSIBLE, 0, emissions), 1)
+    log_scale = top[0] + pairwise_sum(jnp.where(inside[1:, 0], tops[1:, 0] + peaks[0, 0], 0))
     return Scaled(first, pairs, emissions, log_scale)
 
 
