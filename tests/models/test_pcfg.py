@@ -85,12 +85,14 @@ def test_what_cannot_be_parsed_harms_nothing(x64):
     silent = theta.emission.logits.at[:, 2].set(elbo.LOG_ZERO)
     theta = theta._replace(emission=Categorical(silent))
     params = elbo.Params(theta, theta)
-    words = jnp.array([[0, 1, 1, 0], [0, 2, 1, 0], [0, 5, 1, 0], [0, 1, 0, 0], [0, 1, 1, 0]])
-    moved, info = step(params, elbo.Padded(words, jnp.array([4, 4, 4, 0, 2])))
+    words = jnp.array([[0, 1, 1, 0], [0, 2, 1, 0], [0, 5, 1, 0], [0, 1, 0, 0], [0, 1, 1, 0]], YS.values.dtype)
+    moved, info = step(params, elbo.Padded(words, jnp.array([4, 4, 4, 0, 2], YS.length.dtype)))
     assert not info.feasible and int(info.dropped) == 3
     # the same with sentences that have a parse, but do not count
     alone, rest = step(
-        params, elbo.Padded(words[:1].repeat(5, 0), jnp.array([4, 2, 2, 3, 2])), jnp.eye(5)[0] + jnp.eye(5)[4]
+        params,
+        elbo.Padded(words[:1].repeat(5, 0), jnp.array([4, 2, 2, 3, 2], YS.length.dtype)),
+        jnp.eye(5)[0] + jnp.eye(5)[4],
     )
     np.testing.assert_allclose(info.elbo, rest.elbo, rtol=1e-12)
     for a, b in zip(jax.tree.leaves(moved), jax.tree.leaves(alone), strict=True):
