@@ -35,7 +35,7 @@ def _alignment(axes, result: spoken.Result) -> None:
     axes[0].set_title(f"A test utterance: said {said}, heard {heard}")
     axes[0].set_ylabel("mel band")
     at = stride * (np.arange(len(result.marginals)) + 0.5) - 0.5
-    axes[1].fill_between(at, result.marginals[:, ::2].sum(1), color="#dddddd", lw=0, label="blank")
+    axes[1].fill_between(at, result.marginals[:, ::2].sum(1), color="#dddddd", lw=0)
     for i, digit in enumerate(result.digits):
         here = result.marginals[:, 2 * i + 1]
         colour = f"C{i % 10}"
@@ -45,7 +45,7 @@ def _alignment(axes, result: spoken.Result) -> None:
         for ax in axes:
             ax.axvline(at[spoken_at[0]] - stride / 2, color=colour, lw=1, ls=":")
     axes[1].set(ylim=(0, 1.2), xlim=(-0.5, frames - 0.5), xlabel="frame", ylabel="P(label | all frames, labels)")
-    axes[1].set_title("When each digit is spoken: marginals; dotted, where the best alignment enters it", fontsize=10)
-    axes[1].legend(loc="center right", fontsize=9)
+    title = "When each digit is spoken: marginals (grey: blank); dotted, where the best alignment enters it"
+    axes[1].set_title(title, fontsize=10)
     for ax in axes:
         ax.grid(False)

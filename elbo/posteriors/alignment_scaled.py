@@ -105,6 +105,7 @@ def backward(factors: Weights, skips: jax.Array, alpha: Weights, last: jax.Array
     def step(i, carry):
         weights, mantissas, end, share = carry
         t = end - i
+        # at most 1, and mantissas have bounds: so no exponent is far above that of Z
         marginals = [p.m * share.m * power(p.e - share.e) for p in joint(weights, mantissas, t)]
         mantissas = _put(mantissas, marginals, t)
         blanks, labels = map(times, weights, _at(factors, t))
@@ -171,7 +172,7 @@ def shift(a: Number, back: bool = False) -> Number:
 
 
 def power(e: jax.Array) -> jax.Array:
-    """2^e for whole e <= 0; 0 below the smallest normal number."""
+    """2^e for whole e, at most that of the largest number; 0 below the smallest normal number."""
     integer, digits, bias = _layout(e)
     # added to 1.5 2^digits, a whole number stands in the lowest bits
     low = bitcast_convert_type(jnp.maximum(e, -bias) + (1.5 * 2**digits + bias), integer)
