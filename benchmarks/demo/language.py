@@ -50,8 +50,8 @@ class Budget(NamedTuple):
     hidden: int = 128
     reader: int = 32
     hmm_states: int = 32
-    epochs: int = 6
-    em: int = 40
+    epochs: int = 4
+    em: int = 25
     samples: int = 16
 
 
