@@ -65,6 +65,17 @@ def carried(compiled: Compiled, carry: tuple, *rest: Any) -> Callable[[int], Non
     return run
 
 
+def repeated(program: Callable[..., Any], *args: Any) -> Callable[[int], None]:
+    """`run(count)` of a JAX program on the same arguments; waits for the last."""
+
+    def run(count):
+        for _ in range(count):
+            out = program(*args)
+        jax.block_until_ready(out)
+
+    return run
+
+
 class Times(NamedTuple):
     """Seconds per unit of work.
 
@@ -150,13 +161,7 @@ def gemm(size: int | None = None) -> Gemm:
     a = jnp.asarray(np.random.default_rng(0).standard_normal((size, size), np.float32))
     # without HIGHEST an accelerator would take TF32 or bf16, which a likelihood cannot
     product = jax.jit(lambda a, b: jnp.matmul(a, b, precision=jax.lax.Precision.HIGHEST))
-
-    def run(count):
-        for _ in range(count):
-            out = product(a, a)
-        jax.block_until_ready(out)
-
-    return Gemm(size, 2.0 * size**3, run)
+    return Gemm(size, 2.0 * size**3, repeated(product, a, a))
 
 
 def device_peak() -> int | None:

@@ -58,12 +58,15 @@ def _pass(data: "Sequences", function, name, read) -> list[Contender]:
     args = [jnp.asarray(a, jnp.float32) for a in (data.initial, data.transition, data.log_emissions()[0])]
     compiled = measure.compile_program(jax.jit(lambda *a: read(function(*a))), *args)
 
-    def run(count):
-        for _ in range(count):
-            out = compiled.call(*args)
-        jax.block_until_ready(out)
-
-    return [Contender("dynamax", "float32", lambda: {name: np.asarray(compiled.call(*args))}, run, compiled)]
+    return [
+        Contender(
+            "dynamax",
+            "float32",
+            lambda: {name: np.asarray(compiled.call(*args))},
+            measure.repeated(compiled.call, *args),
+            compiled,
+        )
+    ]
 
 
 def likelihood(data: "Sequences") -> list[Contender]:

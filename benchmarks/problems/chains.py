@@ -97,15 +97,6 @@ def our_hmm(data: Sequences) -> Contender:
     return Contender("elbo", "", answer, measure.carried(compiled, (params,), ys), compiled)
 
 
-def _repeat(compiled, *args):
-    def run(count):
-        for _ in range(count):
-            out = compiled.call(*args)
-        jax.block_until_ready(out)
-
-    return run
-
-
 def _chain(data: Sequences, log_p: jax.Array) -> elbo.Chain:
     logs = (jnp.asarray(np.log(a), jnp.float32) for a in (data.initial, data.transition))
     return elbo.Chain(*logs, log_p, jnp.asarray(log_p.shape[0], jnp.int32))
@@ -115,7 +106,9 @@ def our_likelihood(data: Sequences) -> Contender:
     """`log_partition` of one chain, from its emissions' log-likelihoods."""
     log_p = jnp.asarray(data.log_emissions()[0])
     compiled = measure.compile_program(jax.jit(lambda e: _chain(data, e).log_partition()), log_p)
-    return Contender("elbo", "", lambda: {"ln P": np.asarray(compiled.call(log_p))}, _repeat(compiled, log_p), compiled)
+    return Contender(
+        "elbo", "", lambda: {"ln P": np.asarray(compiled.call(log_p))}, measure.repeated(compiled.call, log_p), compiled
+    )
 
 
 def our_smoother(data: Sequences) -> Contender:
@@ -126,7 +119,7 @@ def our_smoother(data: Sequences) -> Contender:
     def answer():
         return {"marginals": np.asarray(compiled.call(log_p))}
 
-    return Contender("elbo", "", answer, _repeat(compiled, log_p), compiled)
+    return Contender("elbo", "", answer, measure.repeated(compiled.call, log_p), compiled)
 
 
 class Field(NamedTuple):
@@ -158,7 +151,7 @@ def our_field(data: Field) -> Contender:
         value, marginals = compiled.call(*fields)
         return {"ln Z": np.asarray(value), "marginals": np.asarray(marginals)}
 
-    return Contender("elbo", "", answer, _repeat(compiled, *fields), compiled)
+    return Contender("elbo", "", answer, measure.repeated(compiled.call, *fields), compiled)
 
 
 def hmm_flops(data: Sequences) -> float:

@@ -64,12 +64,7 @@ def _contender(data: Forest, ask) -> Contender:
     def answer():
         return jax.tree.map(np.asarray, compiled.call(root, rules, tags))
 
-    def run(count):
-        for _ in range(count):
-            out = compiled.call(root, rules, tags)
-        jax.block_until_ready(out)
-
-    return Contender("elbo", "", answer, run, compiled)
+    return Contender("elbo", "", answer, measure.repeated(compiled.call, root, rules, tags), compiled)
 
 
 def inside_flops(data: Forest) -> float:
