@@ -1,7 +1,8 @@
 """Connected digits: a small network learns from strings of digits, without being told when each is spoken."""
 
+import itertools
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -139,11 +140,20 @@ def compute(tell: Callable[[str], None], size: Size | None = None, data: dataset
         PLAIN: plain(apply, optimizer),
     }
     look, beam_errors = jax.jit(partial(_look, apply, test)), jax.jit(partial(_beam_errors, apply, test))
-    curves, learned = {}, {}
-    for name, rule in methods.items():
-        tell(f"{name}: {size.steps} steps")
-        looks, learned[name] = learn(rule, start, train, look, size)
-        curves[name] = Curve(*looks, float(beam_errors(learned[name])))
+    tell("compiling")
+    learners = {name: learn(rule, start, train, look, size) for name, rule in methods.items()}
+    looks = {name: [next(learner)] for name, learner in learners.items()}
+    tell(f"{size.steps} steps of each method, in turns")
+    for _ in range(size.steps // size.every):
+        # so what else the machine does slows them all
+        for name, learner in learners.items():
+            looks[name].append(next(learner))
+    tell("beam search")
+    learned = {name: seen[-1][0] for name, seen in looks.items()}
+    curves = {
+        name: Curve(*map(np.array, zip(*(look for _, look in seen), strict=True)), float(beam_errors(learned[name])))
+        for name, seen in looks.items()
+    }
     one = jax.tree.map(lambda a: a[0], test)
     length, count = int(one.inputs.length), int(one.labels.length)
     logits, frames = apply(learned[EXACT], one.inputs), -(-length // STRIDE)
@@ -174,22 +184,22 @@ def plain(apply: Callable, optimizer: optax.GradientTransformation) -> optim.Rul
     return optim.Rule(lambda params: optimizer.init(params.theta), update)
 
 
-def learn(rule: optim.Rule, start: Tree, train: elbo.Labelled, look: Callable, size: Size) -> tuple[list, Tree]:
-    """Steps of a rule on random batches; steps, seconds and what `look(theta)` saw on the way, and the last theta."""
+def learn(
+    rule: optim.Rule, start: Tree, train: elbo.Labelled, look: Callable, size: Size
+) -> Iterator[tuple[Tree, tuple[float, ...]]]:
+    """Steps of a rule on random batches; every so many, theta with (steps, seconds, what `look(theta)` sees)."""
     rng, key = np.random.default_rng(2), jax.random.key(3)
     params = elbo.Params(start, jax.tree.map(jnp.copy, start))
-    state, taken, looks = rule.init(params), 0.0, []
+    state, taken = rule.init(params), 0.0
     jax.block_until_ready(rule.update(key, params, state, _batch(train, np.arange(size.batch))))  # compiles
-    for step in range(size.steps + 1):
+    for step in itertools.count():
         if step % size.every == 0:
-            looks.append((step, taken, *map(float, look(params.theta))))
-        if step < size.steps:
-            ys = _batch(train, rng.choice(size.train, size.batch, replace=False))
-            begin = time.perf_counter()
-            params, state, _ = rule.update(jax.random.fold_in(key, step), params, state, ys)
-            jax.block_until_ready(params)
-            taken += time.perf_counter() - begin
-    return [np.array(a) for a in zip(*looks, strict=True)], params.theta
+            yield params.theta, (step, taken, *map(float, look(params.theta)))
+        ys = _batch(train, rng.choice(size.train, size.batch, replace=False))
+        begin = time.perf_counter()
+        params, state, _ = rule.update(jax.random.fold_in(key, step), params, state, ys)
+        jax.block_until_ready(params)
+        taken += time.perf_counter() - begin
 
 
 def _look(apply: Callable, test: elbo.Labelled, theta: Tree) -> tuple[jax.Array, jax.Array]:
