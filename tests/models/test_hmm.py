@@ -249,6 +249,24 @@ def test_init_does_not_look_at_inputs_of_missing_frames(key):
         assert np.isfinite(seen.weights).all()
 
 
+def test_em_on_minibatches_gets_to_where_em_gets(key):
+    theta = hmm.Theta(
+        Categorical.create(jnp.array([0.5, 0.5])),
+        Categorical.create(jnp.array([[0.9, 0.1], [0.2, 0.8]])),
+        Poisson.create(jnp.array([[1.0], [9.0]])),
+    )
+    _, ys = jax.vmap(lambda k: hmm.sample(k, theta, 20))(jax.random.split(key, 32))
+    model = hmm.model(2)
+    start = theta._replace(emission=Poisson.create(jnp.array([[3.0], [5.0]])))
+    start = elbo.Params(start, start)
+    whole = optim.run(optim.em_step(model), start, ys, steps=30).history.elbo[-1]
+    rule = optim.minibatches(optim.damp(model, optim.em_step(model), 0.2), 8)
+    params = optim.run(rule, start, ys, key=key, steps=30).params
+    reached = elbo.evidence(model)(params, ys).mean()
+    assert whole - 0.2 < reached <= whole + 1e-4  # steps of a fifth do not settle
+    assert elbo.evidence(model)(start, ys).mean() < whole - 2
+
+
 def test_a_neural_emission_by_the_eg_rule(key):
     """A function in place of a family: exact states, gradient on its weights."""
 
