@@ -230,9 +230,8 @@ def cluster(
 
     >>> ys = jax.random.normal(jax.random.key(2), (2, 9, 3))
     >>> networks, params = init(jax.random.key(0), ys, states=1, latent=2, hidden=(4,))
-    >>> params = cluster(jax.random.key(1), model(networks, 1), params, ys, 3)
-    >>> elbo.elbo(model(networks, 3))(params, ys, jax.random.key(1)).shape
-    (2,)
+    >>> cluster(jax.random.key(1), model(networks, 1), params, ys, 3).theta.chain.emission.mean.shape
+    (3, 2)
     """
     x = means(model, params, ys)
     size = x.values.shape[-1]

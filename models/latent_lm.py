@@ -154,9 +154,8 @@ def init_recurrent(
     """Networks and starting parameters of `recurrent`; the arguments are those of `init`, `past` is not looked at.
 
     >>> networks, params = init_recurrent(jax.random.key(0), Size(5, 2), hidden=8, reader=4)
-    >>> bound = elbo.elbo(recurrent(networks, Size(5, 2)), estimator=elbo.Automatic(elbo.ScoreFunction(4)))
-    >>> bound(params, jnp.zeros((2, 7), int), jax.random.key(1)).shape
-    (2,)
+    >>> recurrent(networks, Size(5, 2)).encoder(params.psi, jnp.zeros(7, int)).states.shape
+    (7, 2)
     """
     network_key, reader_key, chain_key = jax.random.split(key, 3)
     module = Recurrent(size.symbols, size.states, embedding=embedding, hidden=hidden, rngs=nnx.Rngs(network_key))

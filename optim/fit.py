@@ -79,31 +79,32 @@ def fit(
         raise ValueError(f"every, steps: got {every}, {steps}, expected every >= 1 and steps >= 0")
     params = jax.tree.map(jnp.asarray, params)
     state = rule.init(params) if state is None else state
-    if callback is None:  # its memory is reused from here on, and Ψ may be the very arrays of Θ
-        params, state = jax.tree.map(jnp.copy, (params, state))
-    block = _block if callback is not None else _reusing_block
     history: list[Info] = []
+    # Ctrl-C may come between any two lines, so that all that is known of the blocks done is set at once; and a block
+    # does not reuse the memory of what it is given, which would be lost if Ctrl-C came before its result
+    kept = params, state, 0, 0
     # of Python's own types throughout, so that the first block is the same program as the others
-    done, reason, last, rejected = 0, Reason.MAX_STEPS, float("nan"), 0
+    reason, last, rejected = Reason.MAX_STEPS, float("nan"), 0
     allowed = -1.0 if tolerance is None else tolerance
     with _bar(steps, progress) as show:
         try:
-            while done < steps and reason is Reason.MAX_STEPS:
+            while kept[2] < steps and reason is Reason.MAX_STEPS:
+                params, state, done, _ = kept
                 limit = min(every, steps - done)
                 seam = (first + done, limit, last, rejected)
-                out = block(rule, params, state, ys, key, weights, allowed, *seam, size=every)
-                params, state = out.params, out.state
+                out = _block(rule, params, state, ys, key, weights, allowed, *seam, size=every)
                 taken = int(out.steps)
-                done, reason = done + taken, Reason(int(out.reason))
                 history.append(jax.tree.map(lambda a, n=taken: np.asarray(a)[:n], out.history))
-                info = jax.tree.map(lambda a: a[-1], history[-1])
+                kept = params, state, done, _ = out.params, out.state, done + taken, len(history)
+                reason, info = Reason(int(out.reason)), jax.tree.map(lambda a: a[-1], history[-1])
                 last, rejected = float(info.objective), _rejected(history[-1], rejected)
                 show(done, info)
                 if callback is not None and callback(first + done, params, info) and reason is Reason.MAX_STEPS:
                     reason = Reason.STOPPED
         except KeyboardInterrupt:
             reason = Reason.STOPPED
-    joined = jax.tree.map(lambda *parts: np.concatenate(parts), *history) if history else None
+    params, state, done, blocks = kept
+    joined = jax.tree.map(lambda *parts: np.concatenate(parts), *history[:blocks]) if blocks else None
     return Fit(params, state, joined, done, reason)
 
 
@@ -114,7 +115,6 @@ def _rejected(history: Info, before: int) -> int:
 
 
 _block = jax.jit(loop, static_argnames=("rule", "size"))
-_reusing_block = jax.jit(loop, static_argnames=("rule", "size"), donate_argnames=("params", "state"))
 
 
 @contextlib.contextmanager

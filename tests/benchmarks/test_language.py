@@ -40,17 +40,15 @@ def test_kneser_ney_by_hand():
 
 
 def test_scores_at_a_tiny_size():
-    """Bits of the fitted model are those of its evidence; one state carries nothing."""
+    """Bits of the fitted model are those of its evidence."""
     texts, kinds = language.split(datasets.shakespeare(), TINY)
     assert [len(a) for a in texts] == [64, 4, 4] and texts.test.max() < len(kinds)
-    for states in (1, 2):
-        size = latent_lm.Size(len(kinds), states, 2)
-        networks, params = latent_lm.init(jax.random.key(0), size, hidden=(8,), embedding=4)
-        model = latent_lm.neural_hmm(networks, size)
-        score, fitted = language.climb(model, params, texts, TINY, optim.eg_step, None)
-        np.testing.assert_allclose(score.bits, -elbo.evidence(model)(fitted, texts.test) / np.log(2), rtol=1e-5)
-        assert score.exact and len(score.curve) == 2 and score.curve[1] < score.curve[0] < 7
-        assert score.used == pytest.approx(0, abs=1e-5) if states == 1 else score.used > 0
+    size = latent_lm.Size(len(kinds), 2, 2)
+    networks, params = latent_lm.init(jax.random.key(0), size, hidden=(8,), embedding=4)
+    model = latent_lm.neural_hmm(networks, size)
+    score, fitted = language.climb(model, params, texts, TINY, optim.eg_step, None)
+    np.testing.assert_allclose(score.bits, -elbo.evidence(model)(fitted, texts.test) / np.log(2), rtol=1e-5)
+    assert score.exact and len(score.curve) == 2 and score.curve[1] < score.curve[0] < 7 and score.used > 0
     grams = language.count_grams(texts, len(kinds))
     assert grams.parameters in language.ORDERS and grams.bits.shape == (4,)
 
@@ -100,12 +98,3 @@ def test_the_table_and_the_picture(tmp_path):
     assert language.figures(result)["models"][language.EXACT]["bits"] == pytest.approx(2.0, abs=0.01)
     pictures_language.picture(result, tmp_path / "language.png")
     assert (tmp_path / "language.png").stat().st_size > 10_000
-
-
-def test_gradients_of_a_batch_are_flat(key):
-    """In Ψ alone."""
-    size = latent_lm.Size(3, 2)
-    networks, params = latent_lm.init_recurrent(key, size, hidden=3, embedding=2, reader=2)
-    batch = jnp.array([[0, 1, 2]])
-    gradient = gradient_noise.slope(latent_lm.recurrent(networks, size), params, batch, elbo.ScoreFunction(2))(key)
-    assert gradient.shape == (sum(leaf.size for leaf in jax.tree.leaves(params.psi)),) and np.isfinite(gradient).all()

@@ -175,8 +175,6 @@ def test_states_from_clusters_of_the_means(key):
     truth = np.asarray(ys[..., 0] > 0)
     agree = np.mean((near == truth)[np.arange(12) < np.asarray(length)[:, None]])
     assert max(agree, 1 - agree) > 0.95
-    report = elbo.check_model(model, new, ys, key=key, tolerance=1e-3)
-    assert report.ok, str(report)
 
 
 def test_m_step_is_optimal_at_the_same_samples(x64, key):

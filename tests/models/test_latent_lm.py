@@ -126,16 +126,6 @@ def test_the_amortised_bound_is_the_sum_over_paths_below_the_evidence(x64):
     assert value < log_p
 
 
-def test_the_sampled_bound_averages_to_the_sum_over_paths(x64, key):
-    """Value and gradient of 2000 copies of one text, each with samples of its own, against five standard errors."""
-    _, _, params = model("recurrent")
-    each = jax.vmap(lambda k: objective("recurrent")(params, with_junk(), k))(jax.random.split(key, 2000))
-    (truth, log_p), slope = enumerated("recurrent")(params)
-    for draws, exact in zip(jax.tree.leaves(each), jax.tree.leaves((truth, slope)), strict=True):
-        assert (jnp.abs(draws.mean(0) - exact) < 5 * draws.std(0) / 2000**0.5 + 1e-9).all()
-    assert truth < log_p
-
-
 def test_no_exact_expectation_is_taken_of_a_decoder_that_reads_the_path():
     _, made, params = model("recurrent", double=False)
     ys = jnp.asarray(TEXT)[None]

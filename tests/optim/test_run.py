@@ -138,7 +138,7 @@ def test_interrupting_keeps_the_last_parameters(em, monkeypatch):
     from optim import fit as module_function  # noqa: F401 - the module is shadowed by the function in the package
 
     module = sys.modules["optim.fit"]
-    real, calls = module._reusing_block, []
+    real, calls = module._block, []
 
     def block(*args, **kwargs):
         if len(calls) == 2:
@@ -146,7 +146,7 @@ def test_interrupting_keeps_the_last_parameters(em, monkeypatch):
         calls.append(1)
         return real(*args, **kwargs)
 
-    monkeypatch.setattr(module, "_reusing_block", block)
+    monkeypatch.setattr(module, "_block", block)
     result = optim.fit(rule, params, ys, steps=50, every=3, progress=False)
     assert (result.reason, result.steps) == (Reason.STOPPED, 6)
     close(result.params, optim.run(rule, params, ys, steps=6).params, 1e-5)
@@ -211,7 +211,7 @@ def test_fit_compiles_once_whatever_the_number_of_blocks():
 
 @pytest.mark.parametrize("delay", [0.05, 0.3])
 def test_a_real_interrupt_loses_nothing(em, delay):
-    """The arrays given to a running block are donated: what comes back must be the block's result."""
+    """Wherever it comes: parameters, steps and history are those of the last block that was done."""
     rule, params, ys = em
     optim.fit(rule, params, ys, steps=1, every=1000, progress=False)  # compiled before the clock starts
 
@@ -227,3 +227,5 @@ def test_a_real_interrupt_loses_nothing(em, delay):
         signal.signal(signal.SIGALRM, before)
     assert result.reason is Reason.STOPPED
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(result.params))
+    assert result.steps % 1000 == 0 and (result.history is None) == (result.steps == 0)
+    assert result.history is None or len(result.history.elbo) == result.steps
