@@ -15,6 +15,13 @@ settings.register_profile(
 settings.load_profile("elbo")
 
 
+@pytest.fixture(scope="module", autouse=True)
+def forget_programs():
+    """Gives back every compiled program after a file: a process may hold only so many pieces of memory (65,530)."""
+    yield
+    jax.clear_caches()
+
+
 @pytest.fixture
 def x64():
     """Float64 throughout the test. For a whole file: `pytestmark = pytest.mark.usefixtures("x64")`."""

@@ -220,7 +220,8 @@ def test_a_real_interrupt_loses_nothing(em, delay):
 
     before = signal.signal(signal.SIGALRM, interrupt)
     try:
-        signal.setitimer(signal.ITIMER_REAL, delay)
+        # again every two seconds: Python drops one that comes inside a destructor or a callback of the collector
+        signal.setitimer(signal.ITIMER_REAL, delay, 2.0)
         result = optim.fit(rule, params, ys, steps=10**9, every=1000, progress=False)
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
