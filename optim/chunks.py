@@ -15,7 +15,7 @@ Tree = Any
 ChunkSize = int | Literal["auto"] | None
 
 _PROBE = 127  # data: a prime, to tell the axes of the data from others
-_SMALLEST = 128
+_SMALLEST = 32
 _CPU_BYTES, _ACCELERATOR_BYTES = 3 << 20, 1 << 28
 
 
@@ -41,6 +41,7 @@ def sum_over_chunks(
         chunk_size = automatic_size(f, shared, ys, weights, keys)
     if chunk_size is None or chunk_size >= size:
         return f(shared, ys, weights, keys)
+    chunk_size = -(-size // -(-size // chunk_size))  # as many chunks, but equal
 
     def chunk(total, start):
         # the last chunk overlaps the one before it, and counts those data with weight 0: no padded copy of ys
@@ -54,7 +55,7 @@ def sum_over_chunks(
 
 
 def automatic_size(f: Callable[..., Tree], shared: Tree, ys: Tree, weights: jax.Array, keys: jax.Array | None) -> int:
-    """How many data to look at in one go: so many that the largest array has 3 MB (a CPU's cache), at least 128.
+    """How many data to look at in one go: so many that the largest array has 3 MB (a CPU's cache), at least 32.
 
     On an accelerator 256 MB, for there it is the memory that counts. The arguments are those of `sum_over_chunks`.
     """

@@ -1,6 +1,7 @@
 """Chains in the probability domain: potentials as factors, and the bound on what rescaling them may lose."""
 
 import math
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -15,10 +16,11 @@ from ..numerics import IMPOSSIBLE, PRECISION
 # ones that finish: how much a loss matters is what β says, not α.
 #
 # The forward pass is therefore made to err upwards. Factors are at least e tiny (hard zeros are 0), and α at least
-# δ = K tiny / eps. One step then adds to an entry of α, or takes from it,
-#     at most δ (the floor) + (K products and their sum, the floors of A and E: 8 K tiny) / c_t = δ (1 + 8 eps / c_t).
+# δ f_t where δ = K tiny / eps and f_t is 1, or what the scale of the pass makes of it. One step then adds to an entry
+# of α, or takes from it, at most
+#     δ f_t (the floor) + (K products and their sum, the floors of A and E: 8 K tiny) / c_t = δ (f_t + 8 eps / c_t).
 # An x added to α_t(j) adds x β_t(j) to Z, relative to Z, because ⟨α_t, β_t⟩ = 1 with these scales. Hence
-#     |relative error of Z| <= δ Σ_t (1 + 8 eps / c_t) Σ_j β_t(j),
+#     |relative error of Z| <= δ Σ_t (f_t + 8 eps / c_t) Σ_j β_t(j),
 # and the same bounds the total variation between true and computed marginals. β itself loses 2 K tiny at most in a
 # step. Whatever an earlier frame adds has flowed into α_t <= 1 by then, since α never falls below the floor, so that
 # all this changes the bound by 32 T eps² at most where it holds. If the bound is small, the pass was right whatever
@@ -27,6 +29,31 @@ from ..numerics import IMPOSSIBLE, PRECISION
 # Without β: where the entries of each column of A differ by a factor of at most r, β_t(i) <= r β_t(j) for all i and j,
 # and because ⟨α_t, β_t⟩ = 1, some β_t(j) <= 1. So Σ_j β_t(j) <= K r, and the forward pass has a bound by itself. In
 # float32 it suffices for transition potentials within about 40 nats of each other.
+
+
+class Scaled(NamedTuple):
+    """Potentials as factors: initial, transitions and states <= 1, and the log of what was taken out, a scalar."""
+
+    initial: jax.Array
+    transitions: jax.Array
+    states: jax.Array
+    log_scale: jax.Array
+
+
+class Filtered(NamedTuple):
+    """What a forward pass finds.
+
+    Attributes:
+      weights: α_t times any number of the frame, [T, K].
+      norms: c_t, [T]; 1 in the padding.
+      floors: the floor of α_t in units of δ, [T].
+      cuts: the weight below which α_t < δ, or stands at its floor, [T]: marginals are 0 there.
+    """
+
+    weights: jax.Array
+    norms: jax.Array
+    floors: jax.Array
+    cuts: jax.Array
 
 
 def product(vector: jax.Array, matrix: jax.Array, axis: int) -> jax.Array:
@@ -58,9 +85,9 @@ def floor(initial: jax.Array) -> float:
     return float(numbers.tiny) / float(numbers.eps) * initial.size
 
 
-def loss(norms: jax.Array) -> jax.Array:
-    """What one step adds to an entry of α, in units of δ."""
-    return 1 + 8 * jnp.finfo(norms.dtype).eps / norms
+def loss(norms: jax.Array, floors: jax.Array | float = 1.0) -> jax.Array:
+    """What one step adds to an entry of α, in units of δ; floors: that of α_t, in the same units."""
+    return floors + 8 * jnp.finfo(norms.dtype).eps / norms
 
 
 def negligible(lost: jax.Array) -> jax.Array:

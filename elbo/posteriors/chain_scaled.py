@@ -1,55 +1,66 @@
 """Chains in the probability domain, one table of transitions for all steps: as fast as matrix products."""
 
-from typing import NamedTuple
+from collections.abc import Callable
+from functools import partial
 
 import jax
 import jax.numpy as jnp
 
 from ..numerics import IMPOSSIBLE, LOG_ZERO, PRECISION
+from . import chain_alone
+from .chain_factors import Filtered, Scaled, floor, least_log, loss, negligible, product, spread
 from .chain_factors import factors as as_factors
-from .chain_factors import floor, least_log, loss, negligible, product, spread
 from .chain_log import pairwise_sum
 from .chain_path import Path, clean, steps_mask
 
 
-class Scaled(NamedTuple):
-    """Potentials as factors: initial, transitions and states <= 1, and the log of what was taken out, a scalar."""
-
-    initial: jax.Array
-    transitions: jax.Array
-    states: jax.Array
-    log_scale: jax.Array
-
-
 def log_partition(potentials: Path, length: jax.Array) -> tuple[jax.Array, jax.Array]:
     """ln Z, and whether it is known to be right; the forward pass only. O(T K²)."""
-    factors = scale(potentials, length)
-    _, norms = forward(factors, length)
-    size = norms.dtype.type(potentials.initial.size)
-    widest = spread(jnp.maximum(potentials.transitions, LOG_ZERO))
-    lost = floor(potentials.initial) * jnp.sum(loss(norms)) * size * jnp.exp(widest)
-    return factors.log_scale + pairwise_sum(jnp.log(norms)), negligible(lost)
+    return _choose(_log_partition, potentials)(potentials, length)
 
 
 def smooth(potentials: Path, length: jax.Array) -> tuple[tuple[jax.Array, Path], jax.Array]:
     """(ln Z, marginals), and whether they are known to be right. O(T K²) time, O(T K) memory besides the marginals."""
+    return _choose(_smooth, potentials)(potentials, length)
+
+
+def _choose(f: Callable, potentials: Path) -> Callable:
+    together = partial(f, (forward, backward))
+    if potentials.initial.size > chain_alone.STATES:
+        return together
+    return chain_alone.unless_batched(partial(f, (chain_alone.forward, chain_alone.backward)), together)
+
+
+def _log_partition(passes: tuple, potentials: Path, length: jax.Array) -> tuple[jax.Array, jax.Array]:
     factors = scale(potentials, length)
-    weights, norms = forward(factors, length)
-    onward = factors.states / norms[:, None]
-    beta = backward(factors, onward, length)
+    filtered = passes[0](factors, length)
+    size = filtered.norms.dtype.type(potentials.initial.size)
+    widest = spread(jnp.maximum(potentials.transitions, LOG_ZERO))
+    lost = floor(potentials.initial) * jnp.sum(loss(filtered.norms, filtered.floors)) * size * jnp.exp(widest)
+    log_z = factors.log_scale + pairwise_sum(jnp.log(filtered.norms))
+    return log_z, negligible(lost) & ~jnp.isnan(log_z)
+
+
+def _smooth(passes: tuple, potentials: Path, length: jax.Array) -> tuple[tuple[jax.Array, Path], jax.Array]:
+    factors = scale(potentials, length)
+    weights, norms, floors, cuts = passes[0](factors, length)
+    onward = factors.states * (1 / norms)[:, None]
+    beta = passes[1](factors, onward, length)
     inside = jnp.arange(norms.size) < length
-    lost = floor(potentials.initial) * jnp.sum(jnp.where(inside[:, None], loss(norms)[:, None] * beta, 0))
+    each = loss(norms, jnp.maximum(floors, 1)) * jnp.sum(beta, axis=1)
+    lost = floor(potentials.initial) * jnp.sum(jnp.where(inside, each, 0))
     log_z = factors.log_scale + pairwise_sum(jnp.log(norms))
 
-    # states at the floor are there for the bound only; rounding makes the sums drift from 1 in a long chain
-    weights = jnp.where(weights > floor(potentials.initial) * norms[:, None], weights, 0)
+    # states at the floor are there for the bound only, and clipped emissions; the sums drift in a long chain
+    weights = jnp.where(weights > cuts[:, None], weights, 0)
     joint = weights * beta
     per_total = jnp.where(inside, 1 / jnp.sum(joint, axis=1), 0)
     states = joint * per_total[:, None]
     before = weights[:-1] * jnp.where(inside[1:], per_total[:-1], 0)[:, None]
     after = (onward * beta)[1:]
     transitions = jnp.einsum("ti,tj->ij", before, after, precision=PRECISION) * factors.transitions
-    return (log_z, Path(states[0], transitions, states)), negligible(lost)
+    # the emissions' factors hide a NaN, their scale does not
+    return (log_z, Path(states[0], transitions, states)), negligible(lost) & ~jnp.isnan(log_z)
 
 
 def scale(potentials: Path, length: jax.Array) -> Scaled:
@@ -58,17 +69,18 @@ def scale(potentials: Path, length: jax.Array) -> Scaled:
     states = potentials.states
     first, top = as_factors(initial + jnp.maximum(states[0], LOG_ZERO), (0,))
     pairs, peaks = as_factors(transitions, (0, 1))
-    # cleaned as they are read, so that no clean copy has to be written
-    tops = jnp.maximum(jnp.max(states, axis=1, keepdims=True), LOG_ZERO)
-    emissions = jnp.exp(jnp.maximum(states - tops, least_log(states.dtype)))
-    inside = (jnp.arange(len(states)) < length)[:, None]
-    emissions = jnp.where(inside, jnp.where(states <= IMPOSSIBLE, 0, emissions), 1)
-    log_scale = top[0] + pairwise_sum(jnp.where(inside[1:, 0], tops[1:, 0] + peaks[0, 0], 0))
+    # cleaned as they are read, so that no clean copy has to be written; in the padding every number is above −∞
+    inside = jnp.arange(len(states)) < length
+    tops = jnp.maximum(jnp.max(states, axis=1), LOG_ZERO)
+    below = states - jnp.where(inside, tops, -jnp.inf)[:, None]
+    emissions = jnp.exp(jnp.where(below < 0, jnp.maximum(below, least_log(states.dtype)), 0))
+    emissions = jnp.where(states < jnp.where(inside, IMPOSSIBLE, -jnp.inf)[:, None], 0, emissions)
+    log_scale = top[0] + pairwise_sum(jnp.where(inside[1:], tops[1:] + peaks[0, 0], 0))
     return Scaled(first, pairs, emissions, log_scale)
 
 
-def forward(factors: Scaled, length: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Filtered probabilities before they are divided by their sums, c α [T, K], and c [T], 1 in the padding."""
+def forward(factors: Scaled, length: jax.Array) -> Filtered:
+    """Each frame is divided by its own sum."""
     least = floor(factors.initial)
 
     def step(before, emission):
@@ -81,7 +93,8 @@ def forward(factors: Scaled, length: jax.Array) -> tuple[jax.Array, jax.Array]:
     norm = jnp.sum(factors.initial)
     _, (rest, norms) = jax.lax.scan(step, (factors.initial, norm), factors.states[1:])
     norms = jnp.where(steps_mask(len(factors.states), length), norms, 1)
-    return jnp.concatenate([factors.initial[None], rest]), jnp.concatenate([norm[None], norms])
+    weights, norms = jnp.concatenate([factors.initial[None], rest]), jnp.concatenate([norm[None], norms])
+    return Filtered(weights, norms, jnp.ones_like(norms), least * norms)
 
 
 def backward(factors: Scaled, onward: jax.Array, length: jax.Array) -> jax.Array:

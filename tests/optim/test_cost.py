@@ -82,7 +82,7 @@ def test_automatic_chunks_hold_about_the_cache(x64):
     params = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), params)
     model = mixture.model(32)
     auto, whole = (optim.em_step(model, chunk_size=c) for c in ("auto", None))
-    # 64 x 32 numbers a datum: the chunk is the least, 128 data
+    # 64 x 32 numbers a datum: 192 data
     assert compiled(auto, params, ys).memory_analysis().temp_size_in_bytes < 16e6
     assert compiled(whole, params, ys).memory_analysis().temp_size_in_bytes > 80e6
     got, expected = (jax.jit(r.update)(None, params, (), data)[0] for r in (auto, whole))
