@@ -45,14 +45,12 @@ def forward(factors: Scaled, length: jax.Array) -> Filtered:
     def step(before, t):
         weights, earlier = before
         divided = jnp.maximum(weights * (1 / _divisor(earlier)), least)
-        after, now = product(divided, factors.transitions, 0) * _at(factors.states, t + 1), jnp.sum(weights)
-        return (after, now), (after, now)
+        now = jnp.sum(weights)
+        return (product(divided, factors.transitions, 0) * _at(factors.states, t + 1), now), (weights, now)
 
     first = factors.initial * _HEADROOM
     start = jnp.asarray(_HEADROOM, first.dtype) + 0 * first[0]
-    # one step more than there are, for the sum of the last frame
-    rest, sums = _in_pairs(step, (first, start), frames)
-    weights = jnp.concatenate([first[None], rest[: frames - 1]])
+    weights, sums = _in_pairs(step, (first, start), frames)
     divisors = _divisor(jnp.concatenate([start[None], sums[:-1]]))
     norms = jnp.concatenate([sums[:1] / _HEADROOM, sums[1:] * divisors[:-1] / sums[:-1]])
     norms = jnp.where(jnp.arange(frames) < length, norms, 1)
@@ -67,11 +65,14 @@ def backward(factors: Scaled, onward: jax.Array, length: jax.Array) -> jax.Array
         return before, before
 
     end = jnp.ones_like(onward[-1]) + 0 * onward[-1]
-    return jnp.concatenate([_in_pairs(step, end, len(onward) - 1, reverse=True), end[None]])
+    return _in_pairs(step, end, len(onward), reverse=True)
 
 
 def _in_pairs(step: Callable, carry: Tree, count: int, reverse: bool = False) -> Tree:
-    """What jax.lax.scan over 0 … count-1 puts out, but two steps a turn; where count is odd a step more at the end."""
+    """What jax.lax.scan over 0 … count-1 puts out, but two steps a turn; where count is odd a step more at the end.
+
+    An index out of range reads the nearest frame.
+    """
 
     def turn(carry, t):
         first, second = (t + 1, t) if reverse else (t, t + 1)

@@ -49,18 +49,26 @@ def rough(rng, gap):
 KINDS = [left_to_right, reversing, hard_zeros, rough]
 
 
-@jax.jit
+def rescaled(q):
+    p, n = q._clean()
+    return {"smooth": chain_passes.scaled(p).smooth(p, n), "value": chain_passes.scaled(p).log_partition(p, n)}
+
+
 @jax.vmap
-def passes(q):
+def unconditional(q):
     p, n = q._clean()
     return {
         "value": chain_passes.log_partition(p, n),
         "smooth": chain_passes.smooth(p, n),
         "log": chain_log.smooth(p, n),
         "parallel": chain_log.parallel(p, n),
-        "scaled": chain_passes.scaled(p).smooth(p, n),
-        "scaled value": chain_passes.scaled(p).log_partition(p, n),
     }
+
+
+@jax.jit
+def passes(q):
+    # one after the other, they take another loop than together
+    return unconditional(q) | {"together": jax.vmap(rescaled)(q), "alone": jax.lax.map(rescaled, q)}
 
 
 def check(q, seen):
@@ -85,15 +93,15 @@ def check(q, seen):
         value, path = seen[name]
         same(value)
         same_marginals(path)
-    (value, path), right = seen["scaled"]
-    if right:
-        assert log_z > -np.inf
-        same(value)
-        same_marginals(path)
-    value, right_alone = seen["scaled value"]
-    if right_alone:
-        same(value)
-    return bool(right), bool(right_alone)
+    for name in ("together", "alone"):
+        (value, path), right = seen[name]["smooth"]
+        if right:
+            assert log_z > -np.inf
+            same(value)
+            same_marginals(path)
+        value, right = seen[name]["value"]
+        if right:
+            same(value)
 
 
 def batch(kind, seed, gap, dtype, count=8):
@@ -112,6 +120,24 @@ def test_equals_float64_in_log_space(x64, kind, dtype, seed, gap):
     seen = passes(q)
     for i in range(len(q.length)):
         check(*jax.tree.map(lambda a, i=i: a[i], (q, seen)))
+
+
+@pytest.mark.parametrize("frames", [1, 2, 5, 6])
+def test_one_chain_and_many_take_other_loops_and_agree(frames):
+    rng = np.random.default_rng(frames)
+    lengths = jnp.arange(1, frames + 1).repeat(5)
+    emission = rng.normal(size=(len(lengths), frames, 3)).astype(np.float32)
+    emission[np.arange(frames) >= np.asarray(lengths)[:, None]] = np.nan
+    first, transition = (jnp.asarray(rng.normal(size=s), jnp.float32) for s in [(3,), (3, 3)])
+
+    def one(x):
+        q = Chain(first, transition, *x)
+        return q.log_partition(), q.mean()
+
+    alone, together = jax.jit(lambda x: (jax.lax.map(one, x), jax.vmap(one)(x)))((jnp.asarray(emission), lengths))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), alone, together)
+    text = [jax.jit(jax.vmap(one)).lower((emission[:n], lengths[:n])).as_text() for n in (1, 5)]
+    assert ["sqrt" in t for t in text] == [frames > 1, False]
 
 
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.float64])
