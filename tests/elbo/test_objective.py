@@ -218,3 +218,25 @@ def test_traced_once():
     for i in range(4):
         f(jax.tree.map(lambda a, i=i: a + i, p.params), p.ys + i)
     assert len(traces) == first
+
+
+def test_the_same_model_is_compiled_once():
+    traces = []
+
+    def log_joint(theta, z, y):
+        traces.append(None)
+        return z @ (theta * y)
+
+    params, ys = Params(jnp.zeros(2), jnp.zeros(2)), jnp.ones((3, 2))
+    for transform in (elbo.elbo, elbo.evidence, elbo.decompose):
+        counts = []
+        for _ in range(3):
+            # the model, too, made anew
+            transform(elbo.Model(log_joint, elbo.exact(log_joint, elbo.categorical(2))))(params, ys)
+            counts.append(len(traces))
+        assert counts[0] == counts[1] == counts[2] > 0
+    # what cannot be looked up works, and is compiled for each call
+    unhashable = elbo.ScoreFunction(jnp.array(4))
+    assert isinstance(unhashable.samples, jax.Array)
+    model = elbo.Model(log_joint, elbo.exact(log_joint, elbo.categorical(2)))
+    assert elbo.elbo(model, estimator=unhashable) is not elbo.elbo(model, estimator=unhashable)

@@ -1,5 +1,7 @@
 """HMMs: EM against hmmlearn and against a loop in NumPy, missing frames, priors, inputs, mixtures, padding."""
 
+import functools
+
 import hmmlearn.hmm
 import jax
 import jax.numpy as jnp
@@ -65,8 +67,13 @@ def problem(kind, lengths=LENGTHS):
     return hmm.model(3), elbo.Params(theta, theta), ys
 
 
-def em(model, params, ys, steps, **options):
-    rule = optim.em_step(model, **options)
+@functools.cache
+def em_rule(model):
+    return optim.em_step(model)
+
+
+def em(model, params, ys, steps, prior=None):
+    rule = em_rule(model) if prior is None else optim.em_step(model, prior=prior)
     history = []
     for _ in range(steps):
         params, _, info = rule.update(None, params, (), ys)
