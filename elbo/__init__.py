@@ -34,6 +34,7 @@ from .posteriors import (
     tree,
 )
 from .relaxed import Relaxed
+from .remember import remembered
 from .score_function import ScoreFunction
 from .sequence import Labelled, Padded, padded, zero_unless
 
@@ -85,6 +86,7 @@ __all__ = [
     "kl",
     "linalg",
     "padded",
+    "remembered",
     "safe_log",
     "softplus",
     "sum_is_finite",

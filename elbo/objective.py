@@ -1,8 +1,7 @@
 """The objective L(Ψ, Θ, y) = E_q ln P_Θ(z, y) + H(q), q = P_Ψ(z|y), and what it is made of."""
 
 from collections.abc import Callable
-from functools import lru_cache, wraps
-from typing import Any, NamedTuple, ParamSpec, TypeVar
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -13,10 +12,9 @@ from .exact import ExactEncoder, terms
 from .model import Model, Params
 from .numerics import IMPOSSIBLE
 from .posteriors import Posterior
+from .remember import remembered
 
 Tree = Any
-P = ParamSpec("P")
-R = TypeVar("R")
 
 
 class Decomposition(NamedTuple):
@@ -37,21 +35,6 @@ class Decomposition(NamedTuple):
     kl: jax.Array
 
 
-def _remembered(transform: Callable[P, R]) -> Callable[P, R]:
-    """The same jitted function for the same arguments: `elbo(model)(params, ys)` in a loop compiles once."""
-    cached = lru_cache(maxsize=64)(transform)
-
-    @wraps(transform)
-    def remembered(*args: P.args, **kwargs: P.kwargs) -> R:
-        try:
-            hash((args, *kwargs.values()))
-        except TypeError:
-            return transform(*args, **kwargs)
-        return cached(*args, **kwargs)  # type: ignore[arg-type]
-
-    return remembered
-
-
 def bound(
     model: Model, params: Params, y: Tree, key: jax.Array | None, estimator: Estimator | None = None
 ) -> jax.Array:
@@ -65,7 +48,7 @@ def _parts(model, params, y, key, estimator):
     return sum(energy), entropy
 
 
-@_remembered
+@remembered
 def elbo(
     model: Model, *, estimator: Estimator | None = None, batch_size: int | None = None
 ) -> Callable[..., jax.Array]:
@@ -98,7 +81,7 @@ def elbo(
     return _batched(one, batch_size)
 
 
-@_remembered
+@remembered
 def evidence(model: Model, *, batch_size: int | None = None) -> Callable[..., jax.Array]:
     """ln P_Θ(y) of a model whose encoder is exact, as a jit-compiled function of a batch: L at Ψ = Θ, where KL = 0.
 
@@ -134,7 +117,7 @@ def _log_evidence(log_joint, encoder, params, y):
     return sum(terms(log_joint, params.theta, nowhere, y)) + q.log_partition()
 
 
-@_remembered
+@remembered
 def decompose(
     model: Model, *, estimator: Estimator | None = None, posterior: ExactEncoder | None = None
 ) -> Callable[..., Decomposition]:

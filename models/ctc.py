@@ -17,6 +17,7 @@ Apply = Callable[[Tree, elbo.Padded], jax.Array]
 __all__ = ["ctc_loss", "model", "usable"]
 
 
+@elbo.remembered
 def model(apply: Apply, *, blank: int = 0, stride: int = 1) -> elbo.Model:
     """ln P_Θ(z, labels | inputs) = Σ_t ln softmax(logits_t)[symbol of z_t], with its exact posterior (an `Alignment`).
 

@@ -77,6 +77,7 @@ def emissions(theta: Theta, y: Tree, emit: Emit | None = None) -> jax.Array:
     return jnp.maximum(log_p, elbo.LOG_ZERO) * present[:, None].astype(log_p.dtype)
 
 
+@elbo.remembered
 def model(states: int, emit: Emit | None = None, start: Literal["free", "stationary"] = "free") -> elbo.Model:
     """ln P(z, y) = ln π(z_1) + Σ_t ln A(z_t−1, z_t) + Σ_t ln p(y_t | z_t), with its exact posterior (a `Chain`).
 

@@ -118,6 +118,7 @@ class Encoder:
         return psi._replace(chain=theta.chain)
 
 
+@elbo.remembered
 def model(
     networks: vae.Networks, states: int, likelihood: vae.Likelihood = "bernoulli", *, context: int = 0
 ) -> elbo.Model:

@@ -82,6 +82,7 @@ def log_joint(theta: Theta, z: jax.Array, y: Any, missing: Missing = "frames") -
     )
 
 
+@elbo.remembered
 def model(latent: int, *, missing: Missing = "frames") -> elbo.Model:
     """The chain with its exact posterior over z [T, latent], an `elbo.GaussianChain`. A datum is one sequence.
 

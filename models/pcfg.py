@@ -41,6 +41,7 @@ class Parsed(NamedTuple):
     score: jax.Array
 
 
+@elbo.remembered
 def model(
     nonterminals: int, preterminals: int, *, single: bool = False, families: Callable[[Tree], Theta] | None = None
 ) -> elbo.Model:

@@ -35,6 +35,7 @@ class Networks(NamedTuple):
     encode: Apply
 
 
+@elbo.remembered
 def model(networks: Networks, likelihood: Likelihood = "bernoulli") -> elbo.Model:
     """The VAE of Kingma & Welling (2014): ln P(z, y) = ln N(z; 0, I) + ln P(y | decode(z)), q = N(encode(y)).
 

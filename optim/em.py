@@ -5,7 +5,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from elbo import Model, Params, is_family
+from elbo import Model, Params, is_family, remembered
 from elbo.estimators import Estimator
 
 from .chunks import ChunkSize
@@ -17,6 +17,7 @@ from .statistics import Statistics, count_empty, expected_statistics, maximize
 Tree = Any
 
 
+@remembered
 def em_step(
     model: Model,
     *,
