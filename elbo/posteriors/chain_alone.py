@@ -53,8 +53,9 @@ def forward(factors: Scaled, length: jax.Array) -> Filtered:
     weights, sums = _in_pairs(step, (first, start), frames)
     divisors = _divisor(jnp.concatenate([start[None], sums[:-1]]))
     norms = jnp.concatenate([sums[:1] / _HEADROOM, sums[1:] * divisors[:-1] / sums[:-1]])
-    norms = jnp.where(jnp.arange(frames) < length, norms, 1)
-    return Filtered(weights, norms, divisors / sums, least * jnp.maximum(divisors, sums))
+    inside = jnp.arange(frames) < length
+    norms, floors = jnp.where(inside, norms, 1), jnp.where(inside, divisors / sums, 1)
+    return Filtered(weights, norms, floors, least * jnp.maximum(divisors, sums))
 
 
 def backward(factors: Scaled, onward: jax.Array, length: jax.Array) -> jax.Array:

@@ -51,7 +51,7 @@ def _smooth(passes: tuple, potentials: Path, length: jax.Array) -> tuple[tuple[j
     lost = floor(potentials.initial) * jnp.sum(jnp.where(inside, each, 0))
     log_z = factors.log_scale + pairwise_sum(jnp.log(norms))
 
-    # states at the floor are there for the bound only, and clipped emissions; the sums drift in a long chain
+    # what lies below the cut is there for the bound only; rounding makes the sums drift from 1 in a long chain
     weights = jnp.where(weights > cuts[:, None], weights, 0)
     joint = weights * beta
     per_total = jnp.where(inside, 1 / jnp.sum(joint, axis=1), 0)

@@ -140,6 +140,16 @@ def test_one_chain_and_many_take_other_loops_and_agree(frames):
     assert ["sqrt" in t for t in text] == [frames > 1, False]
 
 
+def test_padding_behind_a_state_that_leads_nowhere_needs_no_log_space():
+    transition = jnp.array([[0.0, 0.0], [LOG_ZERO, LOG_ZERO]])
+    q = Chain(jnp.zeros(2), transition, jnp.zeros((12, 2)).at[3, 0].set(LOG_ZERO), jnp.array(4))
+    for count in (1, 8):
+        (log_z, marginals), right = jax.vmap(lambda q: chain_scaled.smooth(*q._clean()))(stack([q] * count))
+        assert right.all()
+        np.testing.assert_allclose(log_z, np.zeros(count), atol=1e-6)
+        np.testing.assert_allclose(marginals.states[0, :, 0], [1, 1, 1] + [0] * 9, atol=1e-6)
+
+
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.float64])
 def test_named_cases(x64, dtype):
     """Two states that never change."""
