@@ -1,6 +1,7 @@
 """The objective L(Ψ, Θ, y) = E_q ln P_Θ(z, y) + H(q), q = P_Ψ(z|y), and what it is made of."""
 
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import jax
@@ -73,10 +74,14 @@ def elbo(
     [0.3379]
     """
 
+    return _program(_elbo, batch_size, model, estimator)
+
+
+def _elbo(model: Model, estimator: Estimator | None) -> Callable:
     def one(params, y, key):
         return _reported(bound(model, params, y, key, estimator))
 
-    return _batched(one, batch_size)
+    return one
 
 
 def evidence(model: Model, *, batch_size: int | None = None) -> Callable[..., jax.Array]:
@@ -95,13 +100,15 @@ def evidence(model: Model, *, batch_size: int | None = None) -> Callable[..., ja
     >>> elbo.evidence(model)(elbo.Params(jnp.zeros(2), None), jnp.ones(1)).tolist()
     [0.0]
     """
-    encoder = _exact_encoder(model.encoder, "model.encoder")
+    return _program(_evidence, batch_size, model, _exact_encoder(model.encoder, "model.encoder"))
 
+
+def _evidence(model: Model, encoder: ExactEncoder) -> Callable:
     def one(params, y, key):
         del key
         return _reported(_log_evidence(model.log_joint, encoder, params, y))
 
-    return _batched(one, batch_size)
+    return one
 
 
 def _log_evidence(log_joint, encoder, params, y):
@@ -135,8 +142,10 @@ def decompose(
     >>> bool(jnp.allclose(d.elbo, d.evidence - d.kl)), bool(d.kl[0] > 1)
     (True, True)
     """
-    truth = _exact_encoder(posterior or model.encoder, "posterior")
+    return _program(_decompose, None, model, estimator, _exact_encoder(posterior or model.encoder, "posterior"))
 
+
+def _decompose(model: Model, estimator: Estimator | None, truth: ExactEncoder) -> Callable:
     def one(params, y, key):
         parts = _parts(model, params, y, key, estimator or Automatic())
         energy, value = _reported(parts[0]), _reported(sum(parts))
@@ -145,7 +154,7 @@ def decompose(
         gap = kl(model.encoder(params.psi, y), truth(theta, y))
         return Decomposition(energy, parts[1], value, log_p, gap)
 
-    return _batched(one, None)
+    return one
 
 
 def kl(q: Posterior, p: Posterior) -> jax.Array:
@@ -173,6 +182,20 @@ def _exact_encoder(encoder: Any, name: str) -> ExactEncoder:
             "in closed form only there. For other encoders use elbo.elbo, a lower bound"
         )
     return encoder
+
+
+def _program(make: Callable[..., Callable], batch_size: int | None, *args: Any) -> Callable:
+    """`make(*args)` over a batch, compiled; the same function for the same arguments, so that it compiles once."""
+    try:
+        hash(args)
+    except TypeError:  # a model of callables that have no hash
+        return _batched(make(*args), batch_size)
+    return _remembered(make, batch_size, *args)
+
+
+@lru_cache(maxsize=32)  # few, because each keeps its model alive
+def _remembered(make: Callable[..., Callable], batch_size: int | None, *args: Any) -> Callable:
+    return _batched(make(*args), batch_size)
 
 
 def _batched(one: Callable, batch_size: int | None) -> Callable:
