@@ -70,7 +70,7 @@ def check_model(
         raise ValueError(f"ys: data {unusable} are not usable (model.usable(y) is False), expected data without them")
     floats = [a for a in jax.tree.leaves(params) if jnp.issubdtype(jnp.result_type(a), jnp.floating)]
     dtype = jnp.result_type(*floats) if floats else jnp.zeros(()).dtype
-    trial = Trial(model, params, ys, key, tolerance or float(jnp.finfo(dtype).eps) ** 0.5, dtype)
+    trial = Trial(model, params, ys, key, tolerance or float(jnp.finfo(dtype).eps) ** 0.5, dtype, {})
     checks: list[Check] = []
     for promise in PROMISES:
         try:

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from .estimators import Automatic, Reparameterized, expect_with_entropy
 from .exact import ExactEncoder, terms
@@ -21,7 +22,7 @@ _NO_KEY = "not tested: it draws samples, pass key=jax.random.key(0)"
 
 
 class Trial(NamedTuple):
-    """A model, parameters and data to try it on; `dtype` is that of the parameters."""
+    """A model, parameters and data to try it on; `dtype` is that of the parameters, `seen` what is known already."""
 
     model: Model
     params: Params
@@ -29,6 +30,7 @@ class Trial(NamedTuple):
     key: jax.Array | None
     tolerance: float
     dtype: Any
+    seen: dict[str, Any]
 
     def traced(self, f: Callable[[Any, Tree], Any]) -> Any:
         """f(q, y) of the first datum while tracing: nothing is computed. f returns no arrays."""
@@ -60,7 +62,9 @@ class Trial(NamedTuple):
                 functions = [lambda z, i=i: self.terms(z, y)[i] for i in range(count)]
             return [(degree(f, jax.eval_shape(lambda: moments(q)[1])), Automatic().choose(f, q)) for f in functions]
 
-        return self.traced(of)
+        if "structure" not in self.seen:
+            self.seen["structure"] = self.traced(of)
+        return self.seen["structure"]
 
     def lacks_key(self) -> bool:
         """Whether Automatic() draws samples and there is no key."""
@@ -68,14 +72,18 @@ class Trial(NamedTuple):
 
     def enumerable(self) -> bool:
         """Whether support() lists the values of z."""
-        try:
-            return self.traced(lambda q, _: q.support() is not None)
-        except (AttributeError, ValueError):
-            return False
+        if "enumerable" not in self.seen:
+            try:
+                self.seen["enumerable"] = self.traced(lambda q, _: q.support() is not None)
+            except (AttributeError, ValueError):
+                self.seen["enumerable"] = False
+        return self.seen["enumerable"]
 
     def differ(self, a: jax.Array, b: jax.Array) -> list[int]:
         """The data for which two vectors do not agree."""
-        return _data(~((jnp.abs(a - b) <= self.tolerance * (1 + jnp.abs(a))) | (a == b)))
+        a, b = np.asarray(a), np.asarray(b)
+        with np.errstate(invalid="ignore"):  # infinity less infinity
+            return _data(~((np.abs(a - b) <= self.tolerance * (1 + np.abs(a))) | (a == b)))
 
 
 def moments(q: Any, z: Tree = None) -> tuple[jax.Array, Tree]:
@@ -175,10 +183,11 @@ def _posterior(t: Trial) -> tuple[bool, str]:
 
     seen = t.each(lambda q, _, ks: jax.vmap(lambda k: residuals(q, q.sample(k)))(ks), keys)
     for name, a in [(name, a) for name, residual in seen.items() for a in jax.tree.leaves(residual)]:
-        average, error = jnp.mean(a, (0, 1)).ravel(), jnp.std(a, (0, 1)).ravel() / (a.shape[0] * a.shape[1]) ** 0.5
-        i = jnp.argmax(jnp.abs(average) - 5 * error)  # a NaN, where there is one
+        a = np.asarray(a, np.float64)
+        average, error = a.mean((0, 1)).ravel(), a.std((0, 1)).ravel() / (a.shape[0] * a.shape[1]) ** 0.5
+        i = np.argmax(np.abs(average) - 5 * error)  # a NaN, where there is one
         # 50 / draws: values of z so rare that they were never drawn
-        if not jnp.abs(average[i]) <= 5 * error[i] + 50 / _DRAWS:
+        if not np.abs(average[i]) <= 5 * error[i] + 50 / _DRAWS:
             return False, f"{name} averages {average[i]:.3g} ± {error[i]:.2g} over samples, expected 0: they disagree"
     return True, f"sample, log_prob, entropy and mean agree ({_DRAWS} draws)"
 
@@ -220,7 +229,7 @@ def _gradients(t: Trial) -> tuple[bool, str]:
         values = elbo(t.model)(params, t.ys, t.key)
         return jnp.sum(jnp.where(jnp.isneginf(values), 0, values))
 
-    gradients = jax.tree_util.tree_leaves_with_path(jax.grad(total, allow_int=True)(t.params))
+    gradients = jax.tree_util.tree_leaves_with_path(jax.jit(jax.grad(total, allow_int=True))(t.params))
     floats = [(jax.tree_util.keystr(path), a) for path, a in gradients if jnp.issubdtype(a.dtype, jnp.floating)]
     if bad := [name for name, a in floats if not jnp.isfinite(a).all()]:
         return False, f"of L are not finite in {bad}; look there for a sqrt, log or division at 0, also inside a where"
@@ -228,7 +237,7 @@ def _gradients(t: Trial) -> tuple[bool, str]:
 
 
 def _data(mask: jax.Array) -> list[int]:
-    return jnp.flatnonzero(mask)[:8].tolist()
+    return np.flatnonzero(mask)[:8].tolist()
 
 
 def _describe(value: Tree) -> str:

@@ -5,7 +5,7 @@ Everything is drawn by numpy in float64: to draw compiles nothing, and jit makes
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cache, partial
 from typing import Any, NamedTuple
 
 import jax
@@ -67,7 +67,13 @@ def start(name: str, seed: int = 0, sizes: Sizes = SMALL) -> tuple[elbo.Model, e
     problem, rng = PROBLEMS[name], np.random.default_rng(seed)
     ys = problem.data(rng, sizes)
     theta = problem.theta(rng, sizes, ys)
-    return problem.model(sizes), *arrays((elbo.Params(theta, theta), ys))
+    return model_of(name, sizes), *arrays((elbo.Params(theta, theta), ys))
+
+
+@cache
+def model_of(name: str, sizes: Sizes) -> elbo.Model:
+    """The model of one problem, always the same, so that what is compiled for it serves again."""
+    return PROBLEMS[name].model(sizes)
 
 
 def arrays(tree: Tree, dtype: Any = float) -> Tree:

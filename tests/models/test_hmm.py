@@ -1,6 +1,6 @@
 """HMMs: EM against hmmlearn and against a loop in NumPy, missing frames, priors, inputs, mixtures, padding."""
 
-import functools
+from functools import cache
 
 import hmmlearn.hmm
 import jax
@@ -64,16 +64,16 @@ def values(kind):
 def problem(kind, lengths=LENGTHS):
     theta = hmm.Theta(Categorical.create(jnp.asarray(START)), Categorical.create(jnp.asarray(STEPS)), emission(kind))
     ys = elbo.Padded(values(kind), jnp.asarray(lengths))
-    return hmm.model(3), elbo.Params(theta, theta), ys
+    return MODEL, elbo.Params(theta, theta), ys
 
 
-@functools.cache
-def em_rule(model):
-    return optim.em_step(model)
+MODEL = hmm.model(3)  # one for all tests, so that problems of one shape share one program
+evidence = elbo.evidence(MODEL)
+em_step = cache(optim.em_step)
 
 
-def em(model, params, ys, steps, prior=None):
-    rule = em_rule(model) if prior is None else optim.em_step(model, prior=prior)
+def em(model, params, ys, steps, rule=None):
+    rule = rule or em_step(model)
     history = []
     for _ in range(steps):
         params, _, info = rule.update(None, params, (), ys)
@@ -122,7 +122,7 @@ def test_hmmlearn_agrees_iteration_by_iteration(kind, x64):
 @pytest.mark.parametrize("kind", ["bernoulli", "mixture"])  # the others are hmmlearn's above
 def test_em_raises_the_likelihood_and_reports_it(kind, x64):
     model, params, ys = problem(kind)
-    before = jnp.mean(elbo.evidence(model)(params, ys))
+    before = jnp.mean(evidence(params, ys))
     _, history = em(model, params, ys, 15)
     values = np.array([h.elbo for h in history])
     np.testing.assert_allclose(values[0], before, rtol=1e-12)
@@ -135,13 +135,14 @@ def test_fisher(kind, x64):
     model, params, ys = problem(kind)
     flat, unflatten = jax.flatten_util.ravel_pytree(params.theta)
     bound = lambda v: jnp.sum(elbo.elbo(model)(elbo.Params(unflatten(v), params.theta), ys))
-    log_p = lambda v: jnp.sum(elbo.evidence(model)(elbo.Params(unflatten(v), None), ys))
-    direction = jnp.asarray(rng.normal(size=flat.shape))
-    slope = jnp.vdot(jax.grad(bound)(flat), direction)
+    log_p = lambda v: jnp.sum(evidence(elbo.Params(unflatten(v), None), ys))
+    direction = np.random.default_rng(2).normal(size=flat.shape)
+    every = jax.jit(lambda v: (jax.grad(bound)(v), *jax.value_and_grad(log_p)(v)))
     step = 1e-5
-    difference = (log_p(flat + step * direction) - log_p(flat - step * direction)) / (2 * step)
-    np.testing.assert_allclose(slope, difference, rtol=1e-6, atol=1e-6)
-    np.testing.assert_allclose(slope, jnp.vdot(jax.grad(log_p)(flat), direction), rtol=1e-9)
+    (of_bound, _, of_evidence), (_, up, _), (_, down, _) = (every(flat + h * direction) for h in (0, step, -step))
+    slope = np.vdot(of_bound, direction)
+    np.testing.assert_allclose(slope, (up - down) / (2 * step), rtol=1e-6, atol=1e-6)
+    np.testing.assert_allclose(slope, np.vdot(of_evidence, direction), rtol=1e-9)
 
 
 def test_lengths_are_all_that_counts(x64):
@@ -149,11 +150,11 @@ def test_lengths_are_all_that_counts(x64):
     junk = ys.values.at[jnp.arange(20)[None] >= ys.length[:, None]].set(jnp.nan)
     short = elbo.Padded(ys.values[:, :12], jnp.array([12, 1, 7, 12]))
     for changed in (elbo.Padded(junk, ys.length), elbo.Padded(jnp.pad(junk, ((0, 0), (0, 9), (0, 0))), ys.length)):
-        np.testing.assert_allclose(elbo.evidence(model)(params, changed), elbo.evidence(model)(params, ys), rtol=1e-12)
+        np.testing.assert_allclose(evidence(params, changed), evidence(params, ys), rtol=1e-12)
         got, expected = (em(model, params, data, 2) for data in (changed, ys))
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-11), got, expected)
-    one_by_one = [elbo.evidence(model)(params, v[None, :n]) for v, n in zip(ys.values[:3], LENGTHS, strict=False)]
-    np.testing.assert_allclose(elbo.evidence(model)(params, short)[:3], np.concatenate(one_by_one), rtol=1e-12)
+    one_by_one = [evidence(params, v[None, :n]) for v, n in zip(ys.values[:3], LENGTHS, strict=False)]
+    np.testing.assert_allclose(evidence(params, short)[:3], np.concatenate(one_by_one), rtol=1e-12)
 
 
 @pytest.mark.parametrize("kind", ["full", "categorical"])
@@ -161,18 +162,18 @@ def test_missing_frames_are_summed_out(kind, x64):
     model, params, ys = problem(kind)
     gone = np.zeros((4, 20), bool)
     gone[0, [0, 5, 11]] = gone[2, 3] = True
-    got = elbo.evidence(model)(params, elbo.Padded(hmm.Frames(ys.values, observed=jnp.asarray(~gone)), ys.length))
+    got = evidence(params, elbo.Padded(hmm.Frames(ys.values, observed=jnp.asarray(~gone)), ys.length))
     chain = STEPS
+    likelihood = np.exp(jax.jit(jax.vmap(jax.vmap(params.theta.emission.log_prob)))(ys.values))
     for n, expected in enumerate(np.asarray(got)):
         alpha = START
         for t in range(LENGTHS[n]):
             alpha = alpha @ chain if t else alpha
-            log_p = params.theta.emission.log_prob(ys.values[n, t])
-            alpha = alpha if gone[n, t] else alpha * np.exp(np.asarray(log_p))
+            alpha = alpha if gone[n, t] else alpha * likelihood[n, t]
         np.testing.assert_allclose(np.log(alpha.sum()), expected, rtol=1e-10)
     if kind == "full":
         holes = elbo.Padded(jnp.where(gone[..., None], jnp.nan, ys.values), ys.length)
-        np.testing.assert_allclose(elbo.evidence(model)(params, holes), got, rtol=1e-12)
+        np.testing.assert_allclose(evidence(params, holes), got, rtol=1e-12)
         _, history = em(model, params, holes, 3)
         assert all(bool(h.finite & h.feasible) for h in history)
 
@@ -181,7 +182,7 @@ def test_an_impossible_sequence_is_left_out():
     theta = hmm.Theta(*hmm.left_to_right(3), Categorical.create(jnp.eye(3)))
     model, params = hmm.model(3), elbo.Params(theta, theta)
     ys = jnp.array([[0, 0, 1, 2], [0, 1, 1, 2], [0, 2, 1, 1], [1, 1, 2, 2]])
-    values = elbo.evidence(model)(params, ys)
+    values = evidence(params, ys)
     assert jnp.isfinite(values[:2]).all() and (values[2:] == -jnp.inf).all()
     got, (info,) = em(model, params, ys, 1)
     expected, _ = em(model, params, ys[:2], 1)
@@ -218,11 +219,12 @@ def test_a_sticky_prior_is_pseudo_counts(x64):
     model, params, ys = problem("full")
     sticky = PseudoData(Categorical.create(jnp.eye(3)), 10.0)
     prior = hmm.Theta(None, sticky, None)
-    got, history = em(model, params, ys, 1, prior=prior)
-    statistics = optim.expected_statistics(model, params, ys)
+    rule = optim.em_step(model, prior=prior)
+    got, history = em(model, params, ys, 1, rule)
+    statistics = jax.jit(lambda params, ys: optim.expected_statistics(model, params, ys))(params, ys)
     counts = np.asarray(statistics.families.transition) + 10 * np.eye(3)
     np.testing.assert_allclose(got.theta.transition.probabilities(), counts / counts.sum(1, keepdims=True), rtol=1e-10)
-    objectives = [h.objective for h in em(model, params, ys, 10, prior=prior)[1]]
+    objectives = [h.objective for h in em(model, params, ys, 10, rule)[1]]
     assert (np.diff(objectives) > -1e-10).all()
 
 
@@ -236,7 +238,7 @@ def test_a_switching_regression_finds_its_lines(x64):
     params, history = em(hmm.model(2), elbo.Params(theta, theta), data, 20)
     np.testing.assert_allclose(params.theta.emission.weights[:, 0, 0], slopes, atol=0.05)
     assert (np.diff([h.elbo for h in history]) > -1e-9).all()
-    decoded = hmm_inference.decode(hmm.model(2), params.theta, data)
+    decoded = jax.jit(lambda theta: hmm_inference.decode(hmm.model(2), theta, data))(params.theta)
     assert (np.asarray(decoded.states) == states).mean() > 0.97
 
 
@@ -262,16 +264,17 @@ def test_em_on_minibatches_gets_to_where_em_gets(key):
         Categorical.create(jnp.array([[0.9, 0.1], [0.2, 0.8]])),
         Poisson.create(jnp.array([[1.0], [9.0]])),
     )
-    _, ys = jax.vmap(lambda k: hmm.sample(k, theta, 20))(jax.random.split(key, 32))
+    _, ys = jax.jit(jax.vmap(lambda k: hmm.sample(k, theta, 20)))(jax.random.split(key, 32))
     model = hmm.model(2)
     start = theta._replace(emission=Poisson.create(jnp.array([[3.0], [5.0]])))
     start = elbo.Params(start, start)
     whole = optim.run(optim.em_step(model), start, ys, steps=30).history.elbo[-1]
     rule = optim.minibatches(optim.damp(model, optim.em_step(model), 0.2), 8)
     params = optim.run(rule, start, ys, key=key, steps=30).params
-    reached = elbo.evidence(model)(params, ys).mean()
+    evidence = elbo.evidence(model)
+    reached = evidence(params, ys).mean()
     assert whole - 0.2 < reached <= whole + 1e-4  # steps of a fifth do not settle
-    assert elbo.evidence(model)(start, ys).mean() < whole - 2
+    assert evidence(start, ys).mean() < whole - 2
 
 
 def test_a_neural_emission_by_the_eg_rule(key):
@@ -298,7 +301,7 @@ def test_a_stationary_start(x64):
     _, params, ys = problem("full")
     model = hmm.model(3, start="stationary")
     theta = params.theta._replace(initial=Categorical.create(pi))
-    expected = elbo.evidence(hmm.model(3))(elbo.Params(theta, theta), ys)
+    expected = evidence(elbo.Params(theta, theta), ys)
     np.testing.assert_allclose(elbo.evidence(model)(params, ys), expected, rtol=1e-10)
     with pytest.raises(TypeError, match="use eg_step"):
         em(model, params, ys, 1)
@@ -310,18 +313,21 @@ def test_a_stationary_start(x64):
 def test_inference(x64):
     model, params, ys = problem("full")
     theta = params.theta
-    smoothed, filtered = hmm_inference.smooth(model, theta, ys), hmm_inference.filter(model, theta, ys)
+    longer = elbo.Padded(jnp.pad(ys.values, ((0, 0), (0, 1), (0, 0)), constant_values=jnp.nan), ys.length + 1)
+    holes = elbo.Padded(longer.values.at[jnp.arange(4), ys.length].set(jnp.nan), longer.length)
+
+    @jax.jit
+    def everything(theta, ys, holes):
+        each = [f(model, theta, ys) for f in (hmm_inference.smooth, hmm_inference.filter, hmm_inference.predict)]
+        return *each, hmm_inference.smooth(model, theta, holes), hmm_inference.decode(model, theta, ys)
+
+    smoothed, filtered, predicted, after, decoded = jax.device_get(everything(theta, ys, holes))
     for n, length in enumerate(LENGTHS):
         np.testing.assert_allclose(filtered[n, length - 1], smoothed[n, length - 1], rtol=1e-9)
         np.testing.assert_allclose(filtered[n, :length].sum(-1), 1, rtol=1e-12)
         assert (filtered[n, length:] == 0).all() and (smoothed[n, length:] == 0).all()
-    predicted = hmm_inference.predict(model, theta, ys)
-    longer = elbo.Padded(jnp.pad(ys.values, ((0, 0), (0, 1), (0, 0)), constant_values=jnp.nan), ys.length + 1)
-    holes = longer.values.at[jnp.arange(4), ys.length].set(jnp.nan)
-    after = hmm_inference.smooth(model, theta, elbo.Padded(holes, ys.length + 1))
-    np.testing.assert_allclose(predicted, after[jnp.arange(4), ys.length], rtol=1e-9)
-    decoded = hmm_inference.decode(model, theta, ys)
-    assert (decoded.states[1] == -1).sum() == 19 and (decoded.score < elbo.evidence(model)(params, ys)).all()
+    np.testing.assert_allclose(predicted, after[np.arange(4), LENGTHS], rtol=1e-9)
+    assert (decoded.states[1] == -1).sum() == 19 and (decoded.score < evidence(params, ys)).all()
     truth = np.asarray(decoded.states)
     names = hmm_inference.match((truth + 1) % 3 * (truth >= 0) - (truth < 0), truth)
     assert names.tolist() == [2, 0, 1]
@@ -330,23 +336,27 @@ def test_inference(x64):
 def test_sample_follows_the_model(x64, key):
     _, params, _ = problem("poisson")
     theta = params.theta
-    states, counts = jax.vmap(lambda k: hmm.sample(k, theta, 3))(jax.random.split(key, 20_000))
+    draw = jax.jit(jax.vmap(lambda k: hmm.sample(k, theta, 3)))
+    states, counts = jax.device_get(draw(jax.random.split(key, 20_000)))
     np.testing.assert_allclose(np.bincount(states[:, 0]) / 20_000, START, atol=0.015)
     np.testing.assert_allclose(np.bincount(states[:, 2]) / 20_000, START @ STEPS @ STEPS, atol=0.015)
     means = [counts[states == k].mean() for k in range(3)]
     np.testing.assert_allclose(means, [1.0, 5.0, 9.0], rtol=0.03)
 
 
-@pytest.mark.parametrize("kind", ["categorical"])
-def test_restarts_by_vmap(kind, key):
-    ys = elbo.Padded(jnp.asarray(values(kind), None if kind == "categorical" else jnp.float32), jnp.asarray(LENGTHS))
-    family = Categorical(jnp.zeros((3, 6))) if kind == "categorical" else None
-    rule = optim.em_step(hmm.model(3))
-    starts = jax.vmap(lambda k: hmm.init(k, ys, 3, family=family))(jax.random.split(key, 4))
-    runs = jax.vmap(lambda p: optim.run(rule, p, ys, steps=20))(starts)
-    chosen = optim.best(runs)
-    final = jax.vmap(lambda p: jnp.mean(elbo.evidence(hmm.model(3))(p, ys)))(runs.params)
-    np.testing.assert_allclose(jnp.mean(elbo.evidence(hmm.model(3))(chosen.params, ys)), final.max(), rtol=1e-6)
+def test_restarts_by_vmap(key):
+    ys = elbo.Padded(values("categorical"), jnp.asarray(LENGTHS))
+    family = Categorical(jnp.zeros((3, 6)))
+    rule = optim.em_step(MODEL)
+
+    @jax.jit
+    def fitted(keys):
+        starts = jax.vmap(lambda k: hmm.init(k, ys, 3, family=family))(keys)
+        runs = jax.vmap(lambda p: optim.run(rule, p, ys, steps=20))(starts)
+        return runs, optim.best(runs), jax.vmap(lambda p: jnp.mean(evidence(p, ys)))(runs.params)
+
+    runs, chosen, final = fitted(jax.random.split(key, 4))
+    np.testing.assert_allclose(jnp.mean(evidence(chosen.params, ys)), final.max(), rtol=1e-6)
     assert (runs.history.elbo[:, -1] > runs.history.elbo[:, 0]).all()
 
 

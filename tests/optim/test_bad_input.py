@@ -1,5 +1,7 @@
 """Bad data are left out and reported, bad requests are refused in words, and parameters are never replaced by NaN."""
 
+from functools import cache
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -13,9 +15,11 @@ from models.families import Categorical, MultivariateNormal, PseudoData
 
 from ..problems import start
 
+SGD = optax.sgd(1e-2)  # Adam takes the sign of gradients that are rounding alone
 
-def rules(model, optimizer=None):
-    optimizer = optimizer or optax.sgd(1e-2)  # Adam takes the sign of gradients that are rounding alone
+
+@cache  # a rule made anew is a new program
+def rules(model, optimizer=SGD):
     return {
         "em": optim.em_step(model),
         "eg": optim.eg_step(model, optimizer),
@@ -40,9 +44,10 @@ def finite(tree):
 def test_junk_data_are_left_out_and_counted(name, junk):
     model, params, ys = start("full")
     rule = rules(model)[name]
-    bad = ys.at[3, 1].set(junk).at[7].set(junk)
+    bad = np.array(ys)
+    bad[3, 1] = bad[7] = junk
     got, _, info = rule.update(None, params, rule.init(params), bad)
-    rest = jnp.delete(ys, jnp.array([3, 7]), axis=0)
+    rest = np.delete(ys, [3, 7], axis=0)
     expected, _, clean = rule.update(None, params, rule.init(params), rest)
     same(got, expected, 1e-4)
     np.testing.assert_allclose(info.elbo, clean.elbo, rtol=1e-5)
