@@ -1,5 +1,6 @@
 """What people ask a fitted hidden Markov model: filtering, smoothing, decoding, prediction, matching of states."""
 
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -24,11 +25,13 @@ class Decoded(NamedTuple):
     score: jax.Array
 
 
+@partial(jax.jit, static_argnames="model")
 def smooth(model: elbo.Model, theta: Tree, ys: Tree) -> jax.Array:
     """P(z_t | all of y), [N, T, K]; zeros in the padding."""
     return jax.vmap(lambda y: _posterior(model, theta, y).mean().states)(ys)
 
 
+@partial(jax.jit, static_argnames="model")
 def filter(model: elbo.Model, theta: Tree, ys: Tree) -> jax.Array:  # noqa: A001 - the term of the field
     """P(z_t | y_1..t), [N, T, K]; zeros in the padding.
 
@@ -42,11 +45,13 @@ def filter(model: elbo.Model, theta: Tree, ys: Tree) -> jax.Array:  # noqa: A001
     return jax.vmap(lambda y: jnp.exp(_posterior(model, theta, y).filtered()))(ys)
 
 
+@partial(jax.jit, static_argnames="model")
 def decode(model: elbo.Model, theta: Tree, ys: Tree) -> Decoded:
     """The most probable path of each sequence (Viterbi)."""
     return Decoded(*jax.vmap(lambda y: _posterior(model, theta, y).best())(ys))
 
 
+@partial(jax.jit, static_argnames="model")
 def predict(model: elbo.Model, theta: Tree, ys: Tree) -> jax.Array:
     """P(z_T+1 | y_1..T) after the last frame of each sequence, [N, K]."""
 

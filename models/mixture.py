@@ -89,6 +89,7 @@ def init(
     return elbo.Params(theta, jax.tree.map(jnp.copy, theta))
 
 
+@partial(jax.jit, static_argnames=("components", "covariance_type"))
 def gaussian(ys: jax.Array, components: int, covariance_type: Covariance = "full") -> MultivariateNormal:
     """Gaussian components [K] like the whole of the data [N, D], with a floor of 1e-3 of its standard deviation.
 

@@ -1,6 +1,7 @@
 """Probabilistic context-free grammars in Chomsky normal form with separate preterminals."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -160,12 +161,14 @@ def neural(
     return families, elbo.Params(theta, jax.tree.map(jnp.copy, theta))
 
 
+@partial(jax.jit, static_argnames="model")
 def parse(model: elbo.Model, theta: Tree, ys: Tree) -> Parsed:
     """The most probable parse of each sentence (Viterbi)."""
     spans, score = jax.vmap(lambda y: model.encoder(theta, y).best())(ys)  # type: ignore[attr-defined]
     return Parsed(spans, jnp.where(score <= elbo.IMPOSSIBLE, -jnp.inf, score))
 
 
+@partial(jax.jit, static_argnames="model")
 def consensus(model: elbo.Model, theta: Tree, ys: Tree) -> elbo.Spans:
     """The parse of each sentence with the most constituents expected to be right (minimum Bayes risk)."""
     return jax.vmap(lambda y: model.encoder(theta, y).consensus())(ys)  # type: ignore[attr-defined]

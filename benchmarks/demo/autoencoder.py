@@ -230,7 +230,7 @@ def compute(tell: Callable[[str], None], size: Size = FULL) -> Result:
 
 def codes(model, params, ys):
     """The mode of q for each datum."""
-    return jax.vmap(lambda y: model.encoder(params.psi, y).mode())(ys)
+    return jax.jit(jax.vmap(lambda y: model.encoder(params.psi, y).mode()))(ys)
 
 
 def score(model, params, test, seen, samples):

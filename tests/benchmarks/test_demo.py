@@ -94,7 +94,8 @@ def test_the_conclusion_is_what_the_numbers_say(em, adam, said):
 
 @pytest.mark.slow
 def test_scores_of_the_digits_are_in_the_same_units():
-    size = autoencoder.Size(train=300, validate=40, rounds=2, epochs=2, draws=1, em=5, **SMALL_VAE)
+    # as many to validate as to fit: one program for both
+    size = autoencoder.Size(train=300, validate=150, rounds=2, epochs=2, draws=1, em=5, **SMALL_VAE)
     digits = autoencoder.compute(quiet, size)
     assert set(digits.scores) == {"PPCA", "factor analysis", "VAE, noise shared", "VAE, noise per pixel"}
     for score in digits.scores.values():

@@ -91,4 +91,4 @@ def smoothed(q: Chain) -> tuple:
 
 def stack(chains) -> Chain:
     """A batch of chains of one shape."""
-    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *chains)
+    return jax.tree.map(lambda *leaves: jnp.asarray(np.stack(leaves)), *chains)

@@ -31,7 +31,7 @@ def random_alignment(seed, length, count, repeat, frames=FRAMES, labels=LABELS):
 
 
 def stack(items):
-    return jax.tree.map(lambda *a: jnp.stack(a), *items)
+    return jax.tree.map(lambda *a: jnp.asarray(np.stack(a)), *items)
 
 
 @functools.cache
@@ -56,7 +56,7 @@ def everything():
 
 def test_equals_enumeration(x64, key):
     batch = [random_alignment(i, *case) for i, case in enumerate(CASES)]
-    found = everything()(stack(batch), key)
+    found = jax.device_get(everything()(stack(batch), key))
     log_prob = jax.jit(jax.vmap(lambda q, z: q.log_prob(q.path(z)), (None, 0)))
     for i, q in enumerate(batch):
         seen, truth, length = jax.tree.map(lambda a, i=i: a[i], found), enumerated(q), int(q.length)

@@ -57,9 +57,8 @@ def test_one_sample_is_what_automatic_takes_and_it_is_that_of_sample(key):
 def test_expectation_and_entropy_are_those_of_the_joint_distribution(key):
     """Against Gauss-Hermite quadrature over x and a sum over s; 4000 samples, five standard errors."""
     q = gaussian_outer()
-    each = jax.vmap(lambda k: jnp.stack([*(r := expect_with_entropy(f, q, Automatic(), k))[0], r[1]]))(
-        jax.random.split(key, 4000)
-    )
+    draw = jax.jit(jax.vmap(lambda k: jnp.stack([*(r := expect_with_entropy(f, q, Automatic(), k))[0], r[1]])))
+    each = draw(jax.random.split(key, 4000))
     nodes, weights = np.polynomial.hermite_e.hermegauss(40)
     loc, scale = np.asarray(q.outer.loc), np.exp(np.asarray(q.outer.log_scale))
     pairs = list(zip(nodes, weights, strict=True))

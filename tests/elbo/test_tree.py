@@ -74,7 +74,7 @@ def test_equals_enumeration(x64, key):
     frames, sizes, lengths = 4, (2, 2), (1, 2, 3, 4)
     trees = [random_tree(n, frames, *sizes, length=n, single=True) for n in lengths]
     hopeless, wrong = impossible(trees[-1]), bad(trees[-1])
-    seen = jax.jit(jax.vmap(everything, (0, None)))(stack([*trees, *hopeless, *wrong]), key)
+    seen = jax.device_get(jax.jit(jax.vmap(everything, (0, None)))(stack([*trees, *hopeless, *wrong]), key))
     log_prob = jax.jit(jax.vmap(lambda q, spans: q.log_prob(q.parse(spans)), (None, 0)))
     for i, q in enumerate(trees):
         one, truth, length = jax.tree.map(lambda a, i=i: a[i], seen), enumerated(q), lengths[i]
@@ -304,7 +304,7 @@ def numpy_inside(root, rules, tags) -> float:
 def test_rescaling_is_right_or_says_so(kind, seed, gap):
     dtype = jnp.float32
     q = batch(kind, seed, gap, dtype)
-    seen = passes(q)
+    q, seen = jax.device_get((q, passes(q)))
     eps = float(jnp.finfo(dtype).eps)
     for i in range(len(q.length)):
         one = jax.tree.map(lambda a, i=i: a[i], seen)

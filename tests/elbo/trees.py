@@ -112,4 +112,4 @@ def padded_spans(parse: Spans, frames: int) -> Spans:
 
 def stack(trees) -> Tree:
     """A batch of trees of one shape."""
-    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)
+    return jax.tree.map(lambda *leaves: jnp.asarray(np.stack(leaves)), *trees)

@@ -90,13 +90,18 @@ def test_equals_optax(x64):
     logits, frames, labels, count = (a[:5] for a in batch(2))
     args = paddings(frames, T), labels, paddings(count, N)
     gradient, loss = slope()(logits, *args)
-    np.testing.assert_allclose(loss, optax.ctc_loss(logits, *args), rtol=1e-9)
-    theirs = jax.grad(lambda x: jnp.sum(optax.ctc_loss(x, *args)))(logits)
+
+    def total(x):
+        losses = optax.ctc_loss(x, *args)
+        return jnp.sum(losses), losses
+
+    theirs, losses = jax.jit(jax.grad(total, has_aux=True))(logits)
+    np.testing.assert_allclose(loss, losses, rtol=1e-9)
     np.testing.assert_allclose(gradient, theirs, atol=1e-9)
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-@pytest.mark.parametrize("blank", [0, 3])
+@pytest.mark.parametrize("blank", [0, 2])
 def test_equals_torch(x64, dtype, blank):
     torch = pytest.importorskip("torch")
     logits, frames, labels, count = batch(3, blank)
@@ -183,11 +188,16 @@ def test_evidence_is_minus_the_loss_and_eg_follows_its_gradient(x64):
         return ctc_loss(logits, paddings(frames, T), labels, paddings(count, N))
 
     evidence = elbo.evidence(model)(elbo.Params(theta, None), ys)
-    np.testing.assert_allclose(evidence, -losses(theta), rtol=1e-12)
+
+    def mean_of_finite(theta):
+        each = losses(theta)
+        return jnp.mean(each[:5]), each
+
+    (mean, each), gradient = jax.jit(jax.value_and_grad(mean_of_finite, has_aux=True))(theta)
+    np.testing.assert_allclose(evidence, -each, rtol=1e-12)
     assert evidence[5] == -jnp.inf
     rule = optim.eg_step(model, optax.sgd(1.0))
     moved, _, info = rule.update(None, elbo.Params(theta, theta), rule.init(elbo.Params(theta, theta)), ys)
-    mean, gradient = jax.value_and_grad(lambda theta: jnp.mean(losses(theta)[:5]))(theta)
     np.testing.assert_allclose(info.elbo, -mean, rtol=1e-12)
     assert info.dropped == 1 and not info.feasible
     for name in theta:

@@ -54,7 +54,7 @@ def evidence(found, every):
     rows = np.stack([np.pad(found.encode(s), (0, frames - len(s))) for s in every])
     ys = elbo.Padded(jnp.asarray(rows), jnp.array([len(s) for s in every]))
     log_p = elbo.evidence(model)(elbo.Params(found.theta, found.theta), ys)
-    return np.exp(log_p), pcfg.parse(model, found.theta, ys)
+    return np.exp(log_p), jax.device_get(pcfg.parse(model, found.theta, ys))
 
 
 def test_sentences_keep_their_probabilities_and_parses_come_back(x64):

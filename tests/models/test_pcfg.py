@@ -73,7 +73,7 @@ def test_fishers_identity(x64):
         return MODEL.log_joint(theta, nowhere, y) + MODEL.encoder(theta, y).log_partition()
 
     gradient = jax.jit(jax.grad(evidence))(theta)
-    energy = jax.grad(lambda theta: MODEL.log_joint(theta, mean, y))(theta)
+    energy = jax.jit(jax.grad(lambda theta: MODEL.log_joint(theta, mean, y)))(theta)
     for a, b in zip(jax.tree.leaves(gradient), jax.tree.leaves(energy), strict=True):
         np.testing.assert_allclose(a, b, atol=1e-12)
 
@@ -137,8 +137,7 @@ def test_neural_grammar_learns_by_its_gradient():
 
 
 def test_parses_and_samples(x64):
-    theta = start(2).theta
-    model = pcfg.model(N, P, single=True)
+    theta, model = start(2).theta, MODEL
     parsed, risk = jax.jit(lambda ys: (pcfg.parse(model, theta, ys), pcfg.consensus(model, theta, ys)))(YS)
     for spans in (parsed.spans, risk):
         for start_, end, length in zip(np.asarray(spans.start), np.asarray(spans.end), LENGTHS, strict=True):
@@ -149,7 +148,8 @@ def test_parses_and_samples(x64):
     rules[:, N:, N:] = 0.19
     theta = theta._replace(rules=Categorical.create(jnp.asarray(rules.reshape(N, -1) / rules.sum((1, 2))[:, None])))
     draws = 4000
-    drawn = jax.vmap(lambda k: pcfg.sample(k, theta, 5))(jax.random.split(jax.random.key(0), draws))
+    sample = jax.jit(jax.vmap(lambda k: pcfg.sample(k, theta, 5)))
+    drawn = jax.device_get(sample(jax.random.split(jax.random.key(0), draws)))
     assert ((drawn.values >= 0).sum(1) == drawn.length).all()
     every = np.stack(np.meshgrid(*[np.arange(V)] * 2, indexing="ij"), -1).reshape(-1, 2)
     ys = elbo.Padded(jnp.asarray(every), jnp.full(len(every), 2))

@@ -1,5 +1,7 @@
 """em_step against EM written by hand in numpy, and against scikit-learn, iteration by iteration."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -19,12 +21,15 @@ pytestmark = pytest.mark.usefixtures("x64")
 STEPS = 4
 
 
+@jax.jit
+def joints(theta, ys):
+    """ln P(z, y) [N, K]."""
+    return jax.nn.log_softmax(theta.weights.logits) + jax.vmap(theta.components.log_prob)(*ys)
+
+
 def responsibilities(model, theta, ys):
     """q(z|y) [N, K], from densities evaluated one by one and normalised by scipy."""
-    each = (
-        jax.vmap(theta.components.log_prob)(*ys) if isinstance(ys, tuple) else jax.vmap(theta.components.log_prob)(ys)
-    )
-    joint = np.asarray(jax.nn.log_softmax(theta.weights.logits) + each)
+    joint = np.asarray(joints(theta, ys if isinstance(ys, tuple) else (ys,)))
     return np.exp(joint - logsumexp(joint, axis=1, keepdims=True)), logsumexp(joint, axis=1)
 
 
@@ -69,6 +74,7 @@ def by_hand(name, q, ys):
     return gaussian_by_hand(q, np.asarray(ys), name)
 
 
+@partial(jax.jit, static_argnums=0)
 def moments(name, f):
     """The same moments of a family."""
     if name in ("categorical", "bernoulli"):
