@@ -41,7 +41,9 @@ def sum_over_chunks(
         chunk_size = automatic_size(f, shared, ys, weights, keys)
     if chunk_size is None or chunk_size >= size:
         return f(shared, ys, weights, keys)
-    chunk_size = -(-size // -(-size // chunk_size))  # as many chunks, but equal
+    count = -(-size // chunk_size)
+    if count * chunk_size > 1.1 * size:  # much would be looked at twice
+        chunk_size = -(-size // count)
 
     def chunk(total, start):
         # the last chunk overlaps the one before it, and counts those data with weight 0: no padded copy of ys
