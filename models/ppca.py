@@ -12,7 +12,6 @@ from .factor_analysis import Theta
 from .families import LinearGaussian
 
 
-@elbo.remembered
 def model(latent: int) -> elbo.Model:
     """PPCA with its exact posterior over z [latent]: the log_joint of factor analysis."""
     return factor_analysis.model(latent)

@@ -41,9 +41,6 @@ def sum_over_chunks(
         chunk_size = automatic_size(f, shared, ys, weights, keys)
     if chunk_size is None or chunk_size >= size:
         return f(shared, ys, weights, keys)
-    count = -(-size // chunk_size)
-    if count * chunk_size > 1.1 * size:  # much would be looked at twice
-        chunk_size = -(-size // count)
 
     def chunk(total, start):
         # the last chunk overlaps the one before it, and counts those data with weight 0: no padded copy of ys
@@ -66,7 +63,10 @@ def automatic_size(f: Callable[..., Tree], shared: Tree, ys: Tree, weights: jax.
     few = jax.tree.map(lambda a: jax.ShapeDtypeStruct((_PROBE, *a.shape[1:]), a.dtype), (ys, weights, keys))
     largest = _largest(jax.make_jaxpr(f)(shared, *few).jaxpr) / _PROBE
     budget = _CPU_BYTES if jax.default_backend() == "cpu" else _ACCELERATOR_BYTES
-    return min(weights.shape[0], max(_SMALLEST, int(budget / largest) // _SMALLEST * _SMALLEST))
+    size = min(weights.shape[0], max(_SMALLEST, int(budget / largest) // _SMALLEST * _SMALLEST))
+    count = -(-weights.shape[0] // size)
+    # where much would be looked at twice, chunks of one size, which need not be a multiple of anything
+    return size if count * size <= 1.1 * weights.shape[0] else -(-weights.shape[0] // count)
 
 
 def _largest(jaxpr: Jaxpr) -> int:
