@@ -53,6 +53,7 @@ def merge(infos: list[Info]) -> Info:
         dropped=jnp.max(jnp.stack([i.dropped for i in infos])),
         empty=jnp.max(jnp.stack([i.empty for i in infos])),
         finite=jnp.all(jnp.stack([i.finite for i in infos])),
+        floored=jnp.max(jnp.stack([i.floored for i in infos])),
     )
 
 
@@ -60,9 +61,7 @@ def repeat(rule: Rule, times: int) -> Rule:
     """The rule `times` times on the same batch, in one compiled loop; `info` as in `chain`.
 
     >>> def double(key, params, state, ys, *, weights=None):
-    ...     zero = jnp.zeros(())
-    ...     new = jax.tree.map(lambda a: 2 * a, params)
-    ...     return new, state, Info(zero, zero, zero == 0, zero, zero, zero == 0)
+    ...     return jax.tree.map(lambda a: 2 * a, params), state, Info(elbo=0.0, objective=0.0)
     >>> repeat(Rule(lambda params: (), double), 3).update(None, Params(jnp.ones(()), ()), (), None)[0].theta.tolist()
     8.0
     """
@@ -153,8 +152,7 @@ def minibatches(rule: Rule, size: int) -> Rule:
       size: data in a minibatch.
 
     >>> def count(key, params, state, ys, *, weights=None):
-    ...     zero = jnp.zeros(())
-    ...     return params, state + jnp.sum(weights * ys), Info(zero, zero, zero == 0, zero, zero, zero == 0)
+    ...     return params, state + jnp.sum(weights * ys), Info(elbo=0.0, objective=0.0)
     >>> rule = minibatches(Rule(lambda params: jnp.zeros(()), count), 2)
     >>> params, ys = Params(jnp.ones(()), ()), jnp.array([1.0, 10.0, 100.0])
     >>> rule.update(jax.random.key(0), params, rule.init(params), ys)[1].tolist()
@@ -186,7 +184,7 @@ def minibatches(rule: Rule, size: int) -> Rule:
 
         (params, state), infos = jax.lax.scan(step, (params, state), (jax.random.split(step_key, batches), rows, real))
         info = Info(*_reduced(infos, jnp.nanmean))
-        return params, state, info._replace(dropped=jnp.sum(infos.dropped))
+        return params, state, info._replace(dropped=jnp.sum(infos.dropped), weight=jnp.sum(infos.weight))
 
     return Rule(rule.init, jax.jit(update))
 
@@ -199,6 +197,8 @@ def _reduced(infos: Info, value) -> tuple:
         jnp.max(infos.dropped),
         jnp.max(infos.empty),
         jnp.all(infos.finite),
+        jnp.max(infos.floored),
+        infos.weight[-1],
     )
 
 

@@ -12,7 +12,7 @@ from .chunks import ChunkSize
 from .guard import keep_finite
 from .priors import add_prior, log_prior
 from .rule import Info, Rule
-from .statistics import Statistics, count_empty, expected_statistics, maximize
+from .statistics import Statistics, count_empty, count_floored, expected_statistics, maximize
 
 Tree = Any
 
@@ -81,6 +81,8 @@ def info_of(theta: Tree, statistics: Statistics, prior: Tree, finite: jax.Array)
         dropped=statistics.dropped,
         empty=empty,
         finite=finite,
+        floored=count_floored(theta),
+        weight=statistics.weight,
     )
 
 

@@ -135,6 +135,7 @@ def _bar(steps: int, progress: bool) -> Iterator[Callable[[int, Info], None]]:
             trouble = [
                 f"{int(info.dropped)} data dropped" if info.dropped else "",
                 f"{int(info.empty)} empty components" if info.empty else "",
+                f"{int(info.floored)} scales at their floor" if info.floored else "",
                 "" if info.finite else "update rejected: not finite",
             ]
             said = "".join(f", {t}" for t in trouble if t)

@@ -17,6 +17,7 @@ from .chunks import ChunkSize, check_weights, screen, split, sum_over_chunks
 from .guard import choose_finite
 from .priors import log_prior
 from .rule import Info
+from .statistics import count_floored
 
 Tree = Any
 
@@ -122,6 +123,8 @@ def ascend(
         dropped=sums.dropped,
         empty=jnp.zeros((), jnp.int32),
         finite=finite,
+        floored=count_floored(assemble(moving).theta),
+        weight=sums.weight,
     )
     return moved, state, info
 

@@ -21,14 +21,23 @@ class Info(NamedTuple):
       dropped: int, how many have not; they move nothing.
       empty: int, components without data; they keep their parameters.
       finite: bool, whether the new parameters are finite. If not, the old ones and the old state were kept.
+      floored: int, scales that stand at their floor; a density may grow without bound there.
+      weight: Σ w over the feasible data, what `elbo` and `objective` are means over.
+
+    A rule of your own fills in what it knows; the defaults say that nothing went wrong.
+
+    >>> Info(elbo=-1.5, objective=-1.5).dropped
+    0
     """
 
-    elbo: jax.Array
-    objective: jax.Array
-    feasible: jax.Array
-    dropped: jax.Array
-    empty: jax.Array
-    finite: jax.Array
+    elbo: jax.Array | float
+    objective: jax.Array | float
+    feasible: jax.Array | bool = True
+    dropped: jax.Array | int = 0
+    empty: jax.Array | int = 0
+    finite: jax.Array | bool = True
+    floored: jax.Array | int = 0
+    weight: jax.Array | float = 1.0
 
 
 class Update(Protocol):

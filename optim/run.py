@@ -106,7 +106,7 @@ def best(runs: Run) -> Run:
     """The run of a batch (made by vmap over starts) whose last objective is the highest; NaN never wins.
 
     >>> one = Run(jnp.arange(2.0), (), None, jnp.array([1, 1]), jnp.zeros(2))
-    >>> history = Info(*[jnp.array([[-3.0], [-1.0]])] * 6)
+    >>> history = Info(*[jnp.array([[-3.0], [-1.0]])] * len(Info._fields))
     >>> best(one._replace(history=history)).params.tolist()
     1.0
     """

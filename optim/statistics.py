@@ -100,6 +100,12 @@ def count_empty(theta: Tree, families: Tree) -> jax.Array:
     )
 
 
+def count_floored(theta: Tree) -> jax.Array:
+    """How many scales of the families of theta stand at their floor, an int scalar."""
+    floored = [leaf.floored() for leaf in flatten(theta)[0] if is_family(leaf) and hasattr(leaf, "floored")]
+    return sum((jnp.sum(f, dtype=jnp.int32) for f in floored), jnp.zeros((), jnp.int32))
+
+
 def _summarize(model, estimator, params, ys, weights, keys) -> Statistics:
     ys, weights, unusable = screen(model, ys, weights)
     leaves, treedef = flatten(params.theta)
