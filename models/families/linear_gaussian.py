@@ -10,17 +10,18 @@ import jax.numpy as jnp
 from elbo import PRECISION, tapped
 from elbo.linalg import ldl, matmul, triangular_inverse
 
-from .shapes import check_event, check_shape, divide, floating, update_log_scale
+from .shapes import check_event, check_shape, divide, floating, update_log_scale, weighted
 
 
 class Statistics(NamedTuple):
     """Sums over data of products of x̃ = (1, x − centre) and of the whitened residual r = (y − mean(x)) / scale.
 
     Attributes:
-      moment: Σ x̃ x̃ᵀ, [*batch, P+1, P+1].
-      cross: Σ x̃ rᵀ, [*batch, P+1, D].
-      second: Σ r², [*batch, D]; spherical noise: Σ |r|², [*batch].
-      scale_count: Σ 1 for the scale, [*batch]; differs from moment[..., 0, 0] only where a prior speaks of one of them.
+      moment: Σ weight x̃ x̃ᵀ, [*batch, P+1, P+1]; all weights are 1 where data have none.
+      cross: Σ weight x̃ rᵀ, [*batch, P+1, D].
+      second: Σ weight r², [*batch, D]; spherical noise: Σ weight |r|², [*batch].
+      scale_count: Σ 1 for the scale, [*batch]; differs from moment[..., 0, 0] where data have weights, or a prior
+        speaks of one of the two.
     """
 
     moment: jax.Array
@@ -33,6 +34,8 @@ class Statistics(NamedTuple):
 @dataclass(frozen=True)
 class LinearGaussian:
     """y ~ N(weights (x − centre) + bias, noise), where x is an input or a latent vector (log_prob is quadratic in x).
+
+    A datum with a `weight` has the noise's variances divided by it, as in `Normal`: weighted least squares.
 
     A regressor that is constant in the data, or a combination of those before it, keeps its weights in `maximize`.
 
@@ -111,13 +114,29 @@ class LinearGaussian:
         """E[y | x] for one x [P], [*batch, D]."""
         return self.bias + self._slope(self._design(x))
 
-    def log_prob(self, y: jax.Array, x: jax.Array) -> jax.Array:
-        """ln N(y; mean(x), noise) of one datum y [D], x [P] under each component, [*batch], nats. O(DP) a component."""
+    def log_prob(self, y: jax.Array, x: jax.Array, weight: jax.Array | float | None = None) -> jax.Array:
+        """ln N(y; mean(x), noise) of one datum y [D], x [P] under each component, [*batch], nats. O(DP) a component.
+
+        Args:
+          y: [D].
+          x: [P].
+          weight: what the noise's variances are divided by for this datum, a scalar > 0; 1 by default.
+
+        >>> f = LinearGaussian.create(jnp.array([[1.0]]), jnp.zeros(1), jnp.ones(1))
+        >>> f.log_prob(jnp.ones(1), jnp.zeros(1), weight=4.0).tolist()  # standard deviation ½: -½ ln 2π + ln 2 - 2
+        -2.2258
+        """
         check_event("y", y, (self.event_size,))
         design = self._design(x)
         r = (y - self.bias - self._slope(design)) * jnp.exp(-self._log_scale())
-        value = -0.5 * jnp.sum(jnp.square(r), -1) - self._constant()
-        return tapped(_contract_spherical if self.spherical else _contract, value, self.tap, design, r)
+        square = jnp.sum(jnp.square(r), -1)
+        if weight is None:
+            contract = _contract_spherical if self.spherical else _contract
+            return tapped(contract, -0.5 * square - self._constant(), self.tap, design, r)
+        check_event("weight", weight, ())
+        value = -0.5 * (weight * square - self.event_size * jnp.log(weight)) - self._constant()
+        contract = _contract_spherical_weighted if self.spherical else _contract_weighted
+        return tapped(contract, value, self.tap, weight, design, r)
 
     def sample(self, key: jax.Array, x: jax.Array) -> jax.Array:
         """One y per component for one x [P], [*batch, D]."""
@@ -227,3 +246,6 @@ def _contract_linear(tap: Statistics, design: jax.Array, r: jax.Array) -> jax.Ar
     square = jnp.dot(jnp.dot(tap.moment, design, precision=PRECISION), design, precision=PRECISION)
     cross = jnp.einsum("...pd,p->...d", tap.cross, design, precision=PRECISION)
     return tap.scale_count + square + jnp.sum(cross * r, -1)
+
+
+_contract_weighted, _contract_spherical_weighted = weighted(_contract), weighted(_contract_spherical)

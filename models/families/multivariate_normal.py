@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from elbo import PRECISION, tapped
 from elbo.linalg import cholesky, ldl, matmul, triangular_inverse
 
-from .shapes import bound_variance, check_event, divide, expand, floating, offsets, update_log_scale
+from .shapes import bound_variance, check_event, divide, expand, floating, offsets, update_log_scale, weighted
 
 Covariance = Literal["full", "tied", "spherical"]
 
@@ -19,10 +19,11 @@ class Statistics(NamedTuple):
     """Sums over data of functions of the whitened residual u = W (x − mean) of the measuring family.
 
     Attributes:
-      count: Σ 1, [*batch].
-      first: Σ u, [*batch, D].
-      second: Σ u uᵀ, [*batch, D, D]; tied: summed over the batch, [D, D]; spherical: Σ |u|², [*batch].
-      scale_count: Σ 1 for the covariance, [*batch]; differs from count only where a prior speaks of one of the two.
+      count: Σ weight, [*batch]; Σ 1 where data have none.
+      first: Σ weight u, [*batch, D].
+      second: Σ weight u uᵀ, [*batch, D, D]; tied: summed over the batch, [D, D]; spherical: its trace, [*batch].
+      scale_count: Σ 1 for the covariance, [*batch]; differs from count where data have weights, or a
+        prior speaks of one of the two.
     """
 
     count: jax.Array  # type: ignore[assignment]  # hides tuple.count
@@ -35,6 +36,8 @@ class Statistics(NamedTuple):
 @dataclass(frozen=True)
 class MultivariateNormal:
     """x ~ N(mean, Σ), with Σ⁻¹ = Wᵀ W and W lower triangular; every value of the parameters is valid.
+
+    A datum with a `weight` has the covariance Σ / weight, as in `Normal`.
 
     The M step works in the coordinates u = W (x − mean) of the current parameters, never with E[x²] − mean².
 
@@ -112,13 +115,26 @@ class MultivariateNormal:
         inverse = triangular_inverse(self.whitener())
         return matmul(inverse, jnp.swapaxes(inverse, -1, -2))
 
-    def log_prob(self, x: jax.Array) -> jax.Array:
-        """ln N(x; mean, Σ) of one datum x [D] under each component, [*batch], nats. O(D²) a component."""
+    def log_prob(self, x: jax.Array, weight: jax.Array | float | None = None) -> jax.Array:
+        """ln N(x; mean, Σ / weight) of one datum x [D] under each component, [*batch], nats. O(D²) a component.
+
+        Args:
+          x: [D].
+          weight: precision of this datum relative to the family's, a scalar > 0; 1 by default.
+
+        >>> f = MultivariateNormal.create(jnp.zeros(2), 4 * jnp.eye(2))
+        >>> f.log_prob(jnp.array([2.0, 0.0]), weight=4.0).tolist()  # covariance I: -ln 2π - 2
+        -3.8379
+        """
         check_event("x", x, (self.event_size,))
         u = self._whiten(x)
-        value = self._log_det() - 0.5 * (jnp.sum(jnp.square(u), -1) + self.event_size * math.log(2 * math.pi))
-        contracts = {"full": _contract_full, "tied": _contract_tied, "spherical": _contract_spherical}
-        return tapped(contracts[self.covariance_type], value, self.tap, u)
+        constant, square = self.event_size * math.log(2 * math.pi), jnp.sum(jnp.square(u), -1)
+        contract = _CONTRACTS[self.covariance_type]
+        if weight is None:
+            return tapped(contract, self._log_det() - 0.5 * (square + constant), self.tap, u)
+        check_event("weight", weight, ())
+        value = self._log_det() - 0.5 * (weight * square - self.event_size * jnp.log(weight) + constant)
+        return tapped(_WEIGHTED[self.covariance_type], value, self.tap, weight, u)
 
     def sample(self, key: jax.Array) -> jax.Array:
         """One draw per component, [*batch, D]."""
@@ -238,6 +254,10 @@ def _contract_tied(tap: Statistics, u: jax.Array) -> jax.Array:
 
 def _contract_spherical(tap: Statistics, u: jax.Array) -> jax.Array:
     return tap.count + tap.scale_count + jnp.sum(tap.first * u, -1) + tap.second * jnp.sum(jnp.square(u), -1)
+
+
+_CONTRACTS = {"full": _contract_full, "tied": _contract_tied, "spherical": _contract_spherical}
+_WEIGHTED = {name: weighted(contract) for name, contract in _CONTRACTS.items()}
 
 
 def _triangle(root: jax.Array) -> jax.Array:

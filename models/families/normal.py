@@ -9,17 +9,18 @@ import jax.numpy as jnp
 
 from elbo import tapped
 
-from .shapes import check_event, check_shape, divide, floating, offsets, update_log_scale
+from .shapes import check_event, check_shape, divide, floating, offsets, update_log_scale, weighted
 
 
 class Statistics(NamedTuple):
     """Sums over data of functions of the whitened residual u = (x − mean) / scale of the measuring family.
 
     Attributes:
-      count: Σ 1, [*batch].
-      first: Σ u, [*batch, D].
-      second: Σ u², [*batch, D].
-      scale_count: Σ 1 for the scale, [*batch]; differs from count only where a prior speaks of one of the two.
+      count: Σ weight, [*batch]; Σ 1 where data have none.
+      first: Σ weight u, [*batch, D].
+      second: Σ weight u², [*batch, D].
+      scale_count: Σ 1 for the scale, [*batch]; differs from count where data have weights, or a
+        prior speaks of one of the two.
     """
 
     count: jax.Array  # type: ignore[assignment]  # hides tuple.count
@@ -33,6 +34,9 @@ class Statistics(NamedTuple):
 class Normal:
     """x_d ~ N(mean_d, scale_d²), independent, with scale = exp(log_scale); every value of the parameters is valid.
 
+    A datum with a `weight` has the variances scale_d² / weight, the mean of so many data. Scale mixtures of Gaussians,
+    such as Student's t, are mixtures over the weight. (A datum that counts w times is w * log_prob(x).)
+
     Args:
       mean: [*batch, D].
       log_scale: ln of the standard deviations, [*batch, D].
@@ -41,6 +45,8 @@ class Normal:
     >>> f = Normal.create(jnp.zeros(2), jnp.array([1.0, 2.0]))
     >>> f.log_prob(jnp.array([0.0, 2.0])).tolist()  # -ln 2π - ln 2 - 1/2
     -3.0310
+    >>> f.log_prob(jnp.array([0.0, 2.0]), weight=4.0).tolist()  # standard deviations ½ and 1: -ln 2π + ln 2 - 2
+    -3.1447
     """
 
     mean: jax.Array
@@ -70,14 +76,23 @@ class Normal:
         """Standard deviations, [*batch, D]."""
         return jnp.exp(self.log_scale)
 
-    def log_prob(self, x: jax.Array) -> jax.Array:
-        """ln N(x; mean, diag scale²) of one datum x [D] under each component, [*batch], nats."""
+    def log_prob(self, x: jax.Array, weight: jax.Array | float | None = None) -> jax.Array:
+        """ln N(x; mean, diag scale² / weight) of one datum x [D] under each component, [*batch], nats.
+
+        Args:
+          x: [D].
+          weight: precision of this datum relative to the family's, a scalar > 0; 1 by default.
+        """
         check_event("x", x, (self.event_size,))
         # elementwise: products of x² and x with matrices would be E[x²] − mean²
         u = (x - self.mean) * jnp.exp(-self.log_scale)
         constant = 0.5 * self.event_size * math.log(2 * math.pi) + jnp.sum(self.log_scale, -1)
-        value = -0.5 * jnp.sum(jnp.square(u), -1) - constant
-        return tapped(_contract, value, self.tap, u)
+        square = jnp.sum(jnp.square(u), -1)
+        if weight is None:
+            return tapped(_contract, -0.5 * square - constant, self.tap, u)
+        check_event("weight", weight, ())
+        value = -0.5 * (weight * square - self.event_size * jnp.log(weight)) - constant
+        return tapped(_contract_weighted, value, self.tap, weight, u)
 
     def sample(self, key: jax.Array) -> jax.Array:
         """One draw per component, [*batch, D]."""
@@ -128,3 +143,6 @@ class Normal:
 
 def _contract(tap: Statistics, u: jax.Array) -> jax.Array:
     return tap.count + tap.scale_count + jnp.sum((tap.second * u + tap.first) * u, -1)
+
+
+_contract_weighted = weighted(_contract)

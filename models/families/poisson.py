@@ -17,11 +17,11 @@ class Statistics(NamedTuple):
     """Sums over data.
 
     Attributes:
-      count: Σ 1, [*batch].
+      exposure: Σ e^offset, [*batch, D]; Σ 1 without offsets.
       total: Σ x, [*batch, D].
     """
 
-    count: jax.Array  # type: ignore[assignment]  # hides tuple.count
+    exposure: jax.Array
     total: jax.Array
 
 
@@ -30,12 +30,17 @@ class Statistics(NamedTuple):
 class Poisson:
     """ln P(x) = Σ_d x_d ln rate_d − rate_d − ln x_d!; x is D counts, as floating-point numbers.
 
+    A datum with an `offset` has the rate rate_d e^offset: the logarithm of how long, or how many, were watched. Its
+    maximum likelihood is Σ x / Σ e^offset.
+
     Args:
       log_rate: ln of the expected counts, [*batch, D], any values; `LOG_ZERO` for rate 0.
 
     >>> f = Poisson.create(jnp.array([2.0, 0.0]))
     >>> f.log_prob(jnp.array([2.0, 0.0])).tolist()  # 2 ln 2 - 2 - ln 2
     -1.3069
+    >>> f.log_prob(jnp.array([2.0, 0.0]), offset=jnp.log(3.0)).tolist()  # rate 6: 2 ln 6 - 6 - ln 2
+    -3.1096
     """
 
     log_rate: jax.Array
@@ -60,19 +65,30 @@ class Poisson:
         """Expected counts, [*batch, D]."""
         return jnp.exp(self.log_rate)
 
-    def log_prob(self, x: jax.Array) -> jax.Array:
-        """ln P(x) of one datum x [D] under each component, [*batch], nats; `LOG_ZERO` unless x is 0, 1, 2, ..."""
+    def log_prob(self, x: jax.Array, offset: jax.Array | None = None) -> jax.Array:
+        """ln P(x) of one datum x [D] under each component, [*batch], nats; `LOG_ZERO` unless x is 0, 1, 2, ...
+
+        Args:
+          x: counts, [D], floating point.
+          offset: ln of the exposure that multiplies the rates, a scalar or [D]; 0 by default.
+        """
         check_event("x", x, (self.event_size,))
+        if offset is not None:
+            check_event("offset", offset, (self.event_size,) if jnp.ndim(offset) else ())
         whole = (x >= 0) & (x == jnp.floor(x))
         x = jnp.where(whole, x, 0)
         # relative to one rate amid all components': large terms that cancel are not formed, however large the counts
         components = tuple(range(len(self.batch_shape)))
         centre = logsumexp(self.log_rate, components) - math.log(math.prod(self.batch_shape))
         centre = jax.lax.stop_gradient(centre)
-        offset = self.log_rate - centre
-        value = jnp.dot(offset, x, precision=PRECISION) - jnp.sum(jnp.exp(centre) * jnp.expm1(offset), -1)
+        ratio = self.log_rate - centre
+        if offset is not None:
+            centre = centre + offset
+        value = jnp.dot(ratio, x, precision=PRECISION) - jnp.sum(jnp.exp(centre) * jnp.expm1(ratio), -1)
         value = jnp.where(jnp.all(whole), value + jnp.sum(_log_prob(x, centre)), LOG_ZERO)
-        return tapped(_contract, value, self.tap, x)
+        if offset is None:
+            return tapped(_contract, value, self.tap, x)
+        return tapped(_contract_exposed, value, self.tap, x, jnp.broadcast_to(jnp.exp(offset), x.shape))
 
     def sample(self, key: jax.Array) -> jax.Array:
         """One draw per component, floating point, [*batch, D]."""
@@ -80,33 +96,37 @@ class Poisson:
 
     def zero_statistics(self) -> Statistics:
         """Statistics of no data."""
-        return Statistics(jnp.zeros_like(self.log_rate[..., 0]), jnp.zeros_like(self.log_rate))
+        return Statistics(jnp.zeros_like(self.log_rate), jnp.zeros_like(self.log_rate))
 
     def free_parameters(self) -> int:
         """How many free numbers the batch of components has."""
         return self.log_rate.size
 
     def empty(self, statistics: Statistics) -> jax.Array:
-        """Components without data, bool [*batch]."""
-        return statistics.count <= 0
+        """Components without data (or exposure), bool [*batch]."""
+        return jnp.all(statistics.exposure <= 0, -1)
 
     def log_likelihood(self, statistics: Statistics) -> jax.Array:
-        """Σ ln P(x) + ln x! of the data behind the statistics, a scalar in nats."""
-        return jnp.sum(statistics.total * self.log_rate) - jnp.sum(statistics.count[..., None] * self.rate())
+        """Σ ln P(x) + ln x! − x · offset of the data behind the statistics, a scalar in nats."""
+        return jnp.sum(statistics.total * self.log_rate) - jnp.sum(statistics.exposure * self.rate())
 
     def maximize(self, statistics: Statistics) -> "Poisson":
-        """Mean counts."""
-        log_rate = safe_log(divide(statistics.total, statistics.count[..., None]))
-        return Poisson(jnp.where(self.empty(statistics)[..., None], self.log_rate, log_rate))
+        """Mean counts per exposure."""
+        log_rate = safe_log(divide(statistics.total, statistics.exposure))
+        return Poisson(jnp.where(statistics.exposure > 0, log_rate, self.log_rate))
 
     def statistics_of(self, reference: "Poisson") -> Statistics:
         """E T(x) of one datum x ~ reference: its rates."""
         total = jnp.broadcast_to(reference.rate(), self.log_rate.shape)
-        return Statistics(jnp.ones_like(total[..., 0]), total)
+        return Statistics(jnp.ones_like(total), total)
 
 
 def _contract(tap: Statistics, x: jax.Array) -> jax.Array:
-    return tap.count + jnp.dot(tap.total, x, precision=PRECISION)
+    return jnp.sum(tap.exposure, -1) + jnp.dot(tap.total, x, precision=PRECISION)
+
+
+def _contract_exposed(tap: Statistics, x: jax.Array, exposure: jax.Array) -> jax.Array:
+    return jnp.dot(tap.exposure, exposure, precision=PRECISION) + jnp.dot(tap.total, x, precision=PRECISION)
 
 
 def _log_prob(x: jax.Array, log_rate: jax.Array) -> jax.Array:

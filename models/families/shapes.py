@@ -1,5 +1,7 @@
 """Shape checks, divisions and bounds that all families share."""
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 
@@ -15,6 +17,18 @@ def check_event(name: str, x: jax.Array, shape: tuple[int, ...]) -> None:
         raise ValueError(
             f"{name}: got {jnp.result_type(x)}, expected floating point; convert with jnp.asarray(x, float)"
         )
+
+
+def weighted(contract: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
+    """The contract of a Gaussian for a datum of covariance Σ / weight: `f(tap, weight, *residuals)`.
+
+    All its statistics are multiplied by the weight but the count for the scale, which stays 1.
+    """
+
+    def contract_weighted(tap, weight, *residuals):
+        return weight * contract(tap, *residuals) + (1 - weight) * tap.scale_count
+
+    return contract_weighted
 
 
 def floating(name: str, a: jax.Array, axes: int) -> jax.Array:

@@ -1,7 +1,7 @@
 """One table of families: random parameters and data; densities, statistics and estimates by hand in numpy."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
@@ -143,20 +143,40 @@ def bernoulli() -> Case:
     )
 
 
-def poisson() -> Case:
-    def fit(weights, x):
-        return {"rate": wsum(weights, spread(x, weights)) / wsum(weights)[..., None]}
+def poisson(exposed: bool = False) -> Case:
+    """Counts; exposed: data are (x, offset), an exposure for each entry."""
+
+    def exposure(x, offset):
+        return np.exp(offset[0]) if offset else np.ones_like(x)
+
+    def data(rng, n):
+        x = rng.poisson(rng.uniform(0.5, 40, (n, D))).astype(float)
+        return (x, rng.uniform(-2, 2, (n, D))) if exposed else (x,)
+
+    def log_density(f, i, x, *offset):
+        return scipy.stats.poisson(numpy(f.rate())[i] * exposure(x, offset)).logpmf(x).sum(-1)
+
+    def summed(f, weights, x, *offset):
+        return wsum(weights, spread(exposure(x, offset), weights)), wsum(weights, spread(x, weights))
+
+    def fit(weights, x, *offset):
+        watched, total = summed(None, weights, x, *offset)
+        return {"rate": total / watched}
+
+    def sigma(reference):
+        data = numpy(reference.rate())[None]
+        return (np.ones(1), data, np.zeros_like(data)) if exposed else (np.ones(1), data)
 
     return Case(
         lambda rng, batch: Poisson.create(rng.uniform(0.5, 30, (*batch, D))),
-        lambda rng, n: (rng.poisson(rng.uniform(0.5, 40, (n, D))).astype(float),),
-        lambda f, i, x: scipy.stats.poisson(numpy(f.rate())[i]).logpmf(x).sum(-1),
-        lambda f, w, x: (wsum(w), wsum(w, spread(x, w))),
+        data,
+        log_density,
+        summed,
         lambda f: {"rate": numpy(f.rate())},
         fit,
-        lambda reference: (np.ones(1), numpy(reference.rate())[None]),
+        sigma,
         lambda f: numpy(f.rate()),
-        lambda x: -scipy.special.gammaln(x + 1).sum(-1),
+        lambda x, *offset: (x * np.log(exposure(x, offset)) - scipy.special.gammaln(x + 1)).sum(-1),
     )
 
 
@@ -298,18 +318,65 @@ def linear_gaussian(spherical: bool) -> Case:
     )
 
 
+def weighted(case: Case) -> Case:
+    """Gaussians of data whose last argument is their weight: the covariance of a datum is divided by it."""
+
+    def narrowed(f, w):
+        if not hasattr(f, "root"):
+            return replace(f, log_scale=f.log_scale - 0.5 * np.log(w))
+        eye = np.eye(D)
+        return replace(f, root=numpy(f.root) * (eye + (1 - eye) * np.sqrt(w)) + 0.5 * np.log(w) * eye)
+
+    def log_density(f, i, *data):
+        *data, w = data
+        value = np.empty(len(w))
+        for one in np.unique(w):
+            value[w == one] = case.log_density(narrowed(f, one), i, *(a[w == one] for a in data))
+        return value
+
+    def scaled(weights, w):
+        return weights * w.reshape(-1, *(1,) * (weights.ndim - 1))
+
+    def summed(f, weights, *data):
+        *statistics, _ = case.statistics(f, scaled(weights, data[-1]), *data[:-1])
+        return *statistics, wsum(weights)
+
+    def fit(weights, *data):
+        found = case.fit(scaled(weights, data[-1]), *data[:-1])
+        ratio = wsum(scaled(weights, data[-1])), wsum(weights)
+        if "covariance" in found:  # tied
+            return found | {"covariance": found["covariance"] * ratio[0].sum() / ratio[1].sum()}
+        return found | {"scale": found["scale"] * np.sqrt(ratio[0] / ratio[1])[..., None]}
+
+    return replace(
+        case,
+        data=lambda rng, n: (*case.data(rng, n), rng.choice([0.3, 1.0, 4.0], n)),
+        log_density=log_density,
+        statistics=summed,
+        fit=fit,
+        sigma=lambda reference: (s := case.sigma(reference)) + (np.ones(len(s[0])),),
+        carrier=lambda *data: 0.5 * D * np.log(data[-1]),
+    )
+
+
 CASES = {
     "categorical": categorical(as_indicator=False),
     "categorical-indicator": categorical(as_indicator=True),
     "bernoulli": bernoulli(),
     "poisson": poisson(),
+    "poisson-exposed": poisson(exposed=True),
     "normal": normal(),
     "full": multivariate_normal("full"),
     "tied": multivariate_normal("tied"),
     "spherical": multivariate_normal("spherical"),
     "regression": linear_gaussian(spherical=False),
     "regression-spherical": linear_gaussian(spherical=True),
+    "normal-weighted": weighted(normal()),
+    "tied-weighted": weighted(multivariate_normal("tied")),
+    "regression-weighted": weighted(linear_gaussian(spherical=False)),
 }
+# without those that differ in log_prob alone
+PLAIN = {name: case for name, case in CASES.items() if not name.endswith(("-weighted", "-exposed"))}
 GAUSSIAN = ["normal", "full", "tied", "spherical", "regression", "regression-spherical"]
 FIXED = {"floor", "centre"}
 
