@@ -57,7 +57,13 @@ def padded(y: Tree) -> Padded:
     """A datum as a `Padded` sequence: itself, or one of full length whose leaves have a leading axis T."""
     if isinstance(y, Padded):
         return y
-    return Padded(y, jnp.asarray(jax.tree.leaves(y)[0].shape[0], jnp.int32))
+    first = jax.tree.leaves(y)[0]
+    if jnp.ndim(first) == 0:
+        raise ValueError(
+            f"y: got {jnp.result_type(first)}[] for one sequence, expected arrays with a leading axis T. A batch of "
+            "sequences is [N, T, ...]; one sequence is ys[None]"
+        )
+    return Padded(y, jnp.asarray(first.shape[0], jnp.int32))
 
 
 def zero_unless(mask: jax.Array, tree: Tree) -> Tree:

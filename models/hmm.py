@@ -1,6 +1,7 @@
 """Hidden Markov models with any family, or any function, as emission."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal, NamedTuple
 
@@ -16,18 +17,19 @@ from .mixture import gaussian
 
 Tree = Any
 Emit = Callable[..., jax.Array]
+Start = Literal["free", "stationary"]
 
 
 class Theta(NamedTuple):
     """Parameters of a hidden Markov model of K states.
 
     Attributes:
-      initial: `Categorical` over the first state.
+      initial: `Categorical` over the first state; None where it follows the stationary distribution of the transitions.
       transition: `Categorical` with batch shape (K,): row i is the state after state i.
       emission: a family with batch shape (K,), or what the model's `emit` reads (the weights of a network, say).
     """
 
-    initial: Categorical
+    initial: Categorical | None
     transition: Categorical
     emission: Any
 
@@ -63,12 +65,19 @@ class MixtureEmission(NamedTuple):
         indicators = jnp.eye(self.weights.values, dtype=each.dtype)
         return jax.nn.logsumexp(each + jax.vmap(self.weights.log_prob, out_axes=1)(indicators), axis=-1)
 
+    def sample(self, key: jax.Array) -> Tree:
+        """One draw per state, [K, ...]."""
+        which, what = jax.random.split(key)
+        chosen = self.weights.sample(which)
+        pick = jax.vmap(lambda draws, component: draws[component])
+        return jax.tree.map(lambda draws: pick(draws, chosen), self.components.sample(what))
+
 
 def emissions(theta: Theta, y: Tree, emit: Emit | None = None) -> jax.Array:
     """ln p(y_t | state) of each frame of one sequence, [T, K], nats; 0 in missing frames and in the padding."""
     frames, length = _frames(y)
     present = _present(frames) & (jnp.arange(frames.values.shape[0]) < length)
-    values, inputs = elbo.zero_unless(present, (frames.values, frames.inputs))
+    values, inputs = _with_stand_ins(present, (frames.values, frames.inputs))
     emit = emit or (lambda emission, *args: emission.log_prob(*args))
     args = (values,) if inputs is None else (values, inputs)
     log_p = jax.vmap(lambda *a: emit(theta.emission, *a))(*args)
@@ -77,8 +86,36 @@ def emissions(theta: Theta, y: Tree, emit: Emit | None = None) -> jax.Array:
     return jnp.maximum(log_p, elbo.LOG_ZERO) * present[:, None].astype(log_p.dtype)
 
 
-@elbo.remembered
-def model(states: int, emit: Emit | None = None, start: Literal["free", "stationary"] = "free") -> elbo.Model:
+@dataclass(frozen=True)
+class Joint:
+    """The log_joint of `model`; equal where its fields are, so that equal models share one compiled program."""
+
+    emit: Emit | None
+    start: Start
+
+    def __call__(self, theta: Theta, z: elbo.Path, y: Tree) -> jax.Array:
+        """ln P(z, y) of one sequence, nats."""
+        steps = jax.vmap(lambda row, counts: row.log_prob(counts))(theta.transition, z.transitions)
+        seen = jnp.sum(z.states * emissions(theta, y, self.emit))
+        return self.initial(theta).log_prob(z.initial) + jnp.sum(steps) + seen
+
+    def initial(self, theta: Theta) -> Categorical:
+        """The distribution of the first state."""
+        if (theta.initial is None) != (self.start == "stationary"):
+            raise ValueError(
+                f"theta.initial: got {_name(theta.initial)} in a model with start={self.start!r}, expected a "
+                "Categorical where start='free', and None where start='stationary' (theta._replace(initial=None), or "
+                "init(..., start='stationary')): the stationary distribution is a function of the transitions"
+            )
+        if theta.initial is None and theta.transition.tap is not None:
+            raise TypeError(
+                "theta.transition: the transitions of a stationary chain have no closed-form M step. Use eg_step or "
+                "start='free'; or let EM move the emissions alone, optim.restrict(em_step(model), 'theta.emission')"
+            )
+        return first_state(theta)
+
+
+def model(states: int, emit: Emit | None = None, start: Start = "free") -> elbo.Model:
     """ln P(z, y) = ln π(z_1) + Σ_t ln A(z_t−1, z_t) + Σ_t ln p(y_t | z_t), with its exact posterior (a `Chain`).
 
     A datum y is one sequence: an array [T, ...], `Frames`, or either of them in an `elbo.Padded`.
@@ -87,31 +124,16 @@ def model(states: int, emit: Emit | None = None, start: Literal["free", "station
       states: K.
       emit: `emit(emission, value)`, or `emit(emission, value, input)` where there are inputs: ln p of one frame in
         each state, [K]; by default `emission.log_prob`.
-      start: "free": `theta.initial`; "stationary": the stationary distribution of the transitions, whose M step has no
-        closed form (use eg_step).
+      start: "free": `theta.initial`; "stationary": the stationary distribution of the transitions, and `theta.initial`
+        is None. The transitions then have no closed-form M step (use eg_step); the emissions do.
 
     >>> theta = Theta(Categorical(jnp.zeros(2)), Categorical(jnp.zeros((2, 2))), Categorical(jnp.zeros((2, 5))))
     >>> elbo.evidence(model(2))(elbo.Params(theta, theta), jnp.array([[0, 1, 4]])).tolist()  # −3 ln 5
     [-4.8283]
     """
-    if start not in ("free", "stationary"):
-        raise ValueError(f"start: got {start!r}, expected 'free' or 'stationary'")
-
-    def initial(theta):
-        if start == "free":
-            return theta.initial
-        if theta.transition.tap is not None:
-            raise TypeError(
-                "start: the transitions of a stationary chain have no closed-form M step; use eg_step, or start='free'"
-            )
-        return Categorical.create(stationary(theta.transition))
-
-    def log_joint(theta: Theta, z: elbo.Path, y: Tree) -> jax.Array:
-        steps = jax.vmap(lambda row, counts: row.log_prob(counts))(theta.transition, z.transitions)
-        seen = jnp.sum(z.states * emissions(theta, y, emit))
-        return initial(theta).log_prob(z.initial) + jnp.sum(steps) + seen
-
-    return elbo.Model(log_joint, elbo.exact(log_joint, elbo.chain(states)), usable)
+    _check_start(start)
+    joint = Joint(emit, start)
+    return elbo.Model(joint, elbo.exact(joint, elbo.chain(states)), usable)
 
 
 def usable(y: Tree) -> jax.Array:
@@ -122,55 +144,75 @@ def usable(y: Tree) -> jax.Array:
     return sequence.is_sound() & elbo.sum_is_finite(elbo.zero_unless(present, (frames.values, frames.inputs)))
 
 
-@partial(jax.jit, static_argnames="states")
-def init(key: jax.Array, ys: Tree, states: int, *, family: Any = None, stay: float = 0.9) -> elbo.Params:
+@partial(jax.jit, static_argnames=("states", "start"))
+def init(
+    key: jax.Array, ys: Tree, states: int, *, family: Any = None, stay: float = 0.9, start: Start = "free"
+) -> elbo.Params:
     """Starting parameters: emissions by k-means++ on all frames, sticky transitions; vmappable over keys.
 
     Args:
       key: PRNG key.
       ys: a batch of sequences: floating-point frames [N, T, D], or integers [N, T] for a `Categorical` family.
       states: K.
-      family: the kind of emission, with batch shape (K,); by default a full `MultivariateNormal` whose floor is a
-        thousandth of the data's standard deviation.
+      family: the kind of emission, with batch shape (K,), or a `MixtureEmission`; by default a full
+        `MultivariateNormal` whose floor is a thousandth of the data's standard deviation.
       stay: probability of staying in a state.
+      start: as in `model`.
 
     >>> params = init(jax.random.key(0), jnp.array([[[0.0], [0.1], [5.0], [5.1]]]), 2)
     >>> sorted(params.theta.emission.mean[:, 0].tolist())
     [0.175, 4.925]
     """
+    _check_start(start)
     frames, length = jax.vmap(_frames)(ys)
     values = frames.values
     present = jax.vmap(_present)(frames) & (jnp.arange(values.shape[1]) < length[:, None])
     flat, present = values.reshape(-1, *values.shape[2:]), present.reshape(-1)
-    if isinstance(family, Categorical):
-        emission = _scattered(key, flat, present, family)
-    elif flat.ndim == 2 and jnp.issubdtype(flat.dtype, jnp.floating):
-        emission = _clustered(key, flat, present, states, family, frames.inputs)
-    else:
+    kind = family.components if isinstance(family, MixtureEmission) else family
+    integers = flat.ndim == 1 and jnp.issubdtype(flat.dtype, jnp.integer)
+    real = flat.ndim == 2 and jnp.issubdtype(flat.dtype, jnp.floating)
+    if not (integers if isinstance(kind, Categorical) else real):
         raise ValueError(
-            f"ys: got frames {values.dtype}{list(values.shape)}, expected floating point [N, T, D], or integers "
-            "[N, T] with a Categorical family"
+            f"ys: got frames {values.dtype}{list(values.shape)}, expected floating point [N, T, D] (ys[..., None] for "
+            "frames of one number), or integers [N, T] with a Categorical family"
         )
+    batch = getattr(kind, "batch_shape", (states,))
+    if batch[:1] != (states,):
+        raise ValueError(f"family: got batch shape {list(batch)}, expected its first axis to be the {states} states")
+    if integers:
+        emission = _scattered(key, flat, present, family)
+    else:
+        emission = _clustered(key, flat, present, states, family, frames.inputs)
     dtype = jax.tree.leaves(emission)[0].dtype
-    start = Categorical(jnp.zeros(states, dtype))
-    theta = Theta(start, sticky(states, stay, dtype), emission)
+    first = Categorical(jnp.zeros(states, dtype)) if start == "free" else None
+    theta = Theta(first, sticky(states, stay, dtype), emission)
     return elbo.Params(theta, jax.tree.map(jnp.copy, theta))
 
 
 def sample(key: jax.Array, theta: Theta, frames: int, *, inputs: Tree = None) -> tuple[jax.Array, jax.Array]:
-    """One draw of states int [T] and what they emit [T, ...]; inputs [T, ...] where the emission has any."""
+    """One draw of states int [T] and what they emit [T, ...]; inputs [T, ...] where the emission has any.
+
+    The first state is drawn from the stationary distribution where `theta.initial` is None.
+    """
+    if frames < 1:
+        raise ValueError(f"frames: got {frames}, expected at least 1")
+    if not hasattr(theta.emission, "sample"):
+        raise TypeError(
+            f"theta.emission: {_name(theta.emission)} has no method sample(key) -> [K, ...]; draw the states with any "
+            "family in its place, and what they emit by your own function"
+        )
     first_key, step_key, emit_key = jax.random.split(key, 3)
 
     def step(state, key):
         following = jax.random.categorical(key, theta.transition.logits[state])
         return following, following
 
-    first = theta.initial.sample(first_key)
+    first = first_state(theta).sample(first_key)
     _, rest = jax.lax.scan(step, first, jax.random.split(step_key, frames - 1))
     states = jnp.concatenate([first[None], rest])
 
     def emit(key, state, *x):
-        return theta.emission.sample(key, *x)[state]
+        return jax.tree.map(lambda draws: draws[state], theta.emission.sample(key, *x))
 
     return states, jax.vmap(emit)(jax.random.split(emit_key, frames), states, *(() if inputs is None else (inputs,)))
 
@@ -203,6 +245,11 @@ def left_to_right(states: int, *, stay: float = 0.5, skips: int = 0) -> tuple[Ca
     return Categorical.create(jnp.eye(states)[0]), Categorical.create(rows)
 
 
+def first_state(theta: Theta) -> Categorical:
+    """The distribution of the first state: `theta.initial`, or where that is None the stationary distribution."""
+    return Categorical.create(stationary(theta.transition)) if theta.initial is None else theta.initial
+
+
 def stationary(transition: Categorical) -> jax.Array:
     """The distribution π with π = π A, [K], by 64 squarings of A (2⁶⁴ steps); for periodic chains, of (A + I) / 2."""
     lazy = 0.5 * (transition.probabilities() + jnp.eye(transition.values, dtype=transition.logits.dtype))
@@ -215,8 +262,34 @@ def stationary(transition: Categorical) -> jax.Array:
 
 
 def _frames(y: Tree) -> tuple[Frames, jax.Array]:
-    values, length = elbo.padded(y)
-    return values if isinstance(values, Frames) else Frames(values), length
+    values = y.values if isinstance(y, elbo.Padded) else y
+    frames = values if isinstance(values, Frames) else Frames(values)
+    seen = frames.values
+    if not hasattr(seen, "ndim") or seen.ndim == 0:
+        got = f"{jnp.result_type(seen)}[]" if hasattr(seen, "ndim") else _name(seen)
+        raise ValueError(
+            f"y: got {got} for one sequence, expected an array [T, ...], hmm.Frames, or either in an elbo.Padded. A "
+            "batch of sequences is one array [N, T, ...] (one sequence: ys[None]); those of different lengths are "
+            "padded to T frames, elbo.Padded(array, lengths)"
+        )
+    if jnp.issubdtype(seen.dtype, jnp.integer):
+        frames = frames._replace(values=seen.astype(jnp.promote_types(seen.dtype, jnp.int32)))
+    return frames, elbo.padded(y).length
+
+
+def _with_stand_ins(present: jax.Array, tree: Tree) -> Tree:
+    """Frames with the first present one in place of the others: there the emission has a density, and a gradient.
+
+    Any fixed number would have none in some family: the logarithm of 0 is −∞, and its product with weight 0 is NaN. A
+    sequence without a present frame gets halves, which most families have a density at, and integers 0.
+    """
+    first, some = jnp.argmax(present), jnp.any(present)
+
+    def fill(a):
+        half = jnp.asarray(0.5 if jnp.issubdtype(a.dtype, jnp.inexact) else 0, a.dtype)
+        return jnp.where(present.reshape(-1, *(1,) * (a.ndim - 1)), a, jnp.where(some, a[first], half))
+
+    return jax.tree.map(fill, tree)
 
 
 def _present(frames: Frames) -> jax.Array:
@@ -230,6 +303,8 @@ def _present(frames: Frames) -> jax.Array:
 
 def _scattered(key, flat, present, family):
     """The frequencies of the values, multiplied in each state by random numbers from a gamma distribution."""
+    if isinstance(family, MixtureEmission):
+        return MixtureEmission(_even(family), _scattered(key, flat, present, family.components))
     index = jnp.where(present & (flat >= 0), flat, family.values)
     counts = jnp.zeros(family.values + 1, family.logits.dtype).at[index].add(1)[:-1]
     noise = jnp.log(jax.random.gamma(key, 2.0, family.logits.shape, family.logits.dtype))
@@ -239,12 +314,44 @@ def _scattered(key, flat, present, family):
 def _clustered(key, flat, present, states, family, inputs):
     flat = jnp.where(present[:, None], flat, jnp.nan)
     family = gaussian(flat, states) if family is None else family
-    nearest = kmeans(key, flat, states).assignments
-    # a state starts as its cluster and a little of everything, so that none starts on a single frame
-    member = 0.95 * jax.nn.one_hot(nearest, states, dtype=flat.dtype) + 0.05 / states
-    member = jnp.where(present[:, None], member, 0)
     data: tuple = (flat,)
     if inputs is not None:
         data += (jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:]), inputs),)
-    data = elbo.zero_unless(present, data)
-    return estimate(estimate(family, jnp.broadcast_to(present[:, None], member.shape), *data), member, *data)
+    data = _with_stand_ins(present, data)
+
+    def members(key, rows, parts):
+        # a part starts as its cluster and a little of everything, so that none starts on a single frame
+        nearest = kmeans(key, rows, parts).assignments
+        return 0.95 * jax.nn.one_hot(nearest, parts, dtype=flat.dtype) + 0.05 / parts
+
+    state = jnp.where(present[:, None], members(key, flat, states), 0)
+    if not isinstance(family, MixtureEmission):
+        return _estimated(family, present, state, data)
+    parts = family.weights.values
+    mine = jnp.argmax(state, 1) == jnp.arange(states)[:, None]
+    rows = jnp.where(mine[..., None], flat, jnp.nan)
+    each = jax.vmap(members, (0, 0, None), 1)(jax.random.split(jax.random.fold_in(key, 1), states), rows, parts)
+    share = state[..., None] * each
+    weights = Categorical.create(
+        jnp.sum(share, 0) / jnp.maximum(jnp.sum(state, 0), jnp.finfo(flat.dtype).tiny)[:, None]
+    )
+    return MixtureEmission(weights, _estimated(family.components, present, share, data))
+
+
+def _estimated(family, present, member, data):
+    """The family of maximum likelihood for members [N, *batch], started where all frames count alike."""
+    every = jnp.broadcast_to(present.reshape(-1, *(1,) * (member.ndim - 1)), member.shape)
+    return estimate(estimate(family, every, *data), member, *data)
+
+
+def _even(emission):
+    return Categorical(jnp.zeros_like(emission.weights.logits))
+
+
+def _name(a):
+    return "None" if a is None else f"a {type(a).__name__}"
+
+
+def _check_start(start):
+    if start not in ("free", "stationary"):
+        raise ValueError(f"start: got {start!r}, expected 'free' or 'stationary'")

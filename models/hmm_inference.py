@@ -17,8 +17,8 @@ class Decoded(NamedTuple):
     """Most probable paths.
 
     Attributes:
-      states: int [N, T], −1 in the padding.
-      score: ln P(path, y), [N], nats.
+      states: int [N, T], −1 in the padding; −1 throughout where every path is impossible.
+      score: ln P(path, y), [N], nats; −∞ where every path is impossible.
     """
 
     states: jax.Array
@@ -27,13 +27,13 @@ class Decoded(NamedTuple):
 
 @partial(jax.jit, static_argnames="model")
 def smooth(model: elbo.Model, theta: Tree, ys: Tree) -> jax.Array:
-    """P(z_t | all of y), [N, T, K]; zeros in the padding."""
+    """P(z_t | all of y), [N, T, K]; zeros in the padding, and where y is impossible."""
     return jax.vmap(lambda y: _posterior(model, theta, y).mean().states)(ys)
 
 
 @partial(jax.jit, static_argnames="model")
 def filter(model: elbo.Model, theta: Tree, ys: Tree) -> jax.Array:  # noqa: A001 - the term of the field
-    """P(z_t | y_1..t), [N, T, K]; zeros in the padding.
+    """P(z_t | y_1..t), [N, T, K]; zeros in the padding, and where y_1..t is impossible.
 
     >>> from models import hmm
     >>> from models.families import Categorical
@@ -47,18 +47,40 @@ def filter(model: elbo.Model, theta: Tree, ys: Tree) -> jax.Array:  # noqa: A001
 
 @partial(jax.jit, static_argnames="model")
 def decode(model: elbo.Model, theta: Tree, ys: Tree) -> Decoded:
-    """The most probable path of each sequence (Viterbi)."""
-    return Decoded(*jax.vmap(lambda y: _posterior(model, theta, y).best())(ys))
+    """The most probable path of each sequence (Viterbi).
+
+    >>> from models import hmm
+    >>> from models.families import Categorical
+    >>> start, steps = hmm.left_to_right(2)
+    >>> theta = hmm.Theta(start, steps, Categorical.create(jnp.eye(2)))
+    >>> decode(hmm.model(2), theta, jnp.array([[0, 1, 1], [1, 0, 0]])).states.tolist()  # the second is impossible
+    [[0, 1, 1], [-1, -1, -1]]
+    """
+
+    def one(y):
+        states, score = _posterior(model, theta, y).best()
+        possible = score > elbo.IMPOSSIBLE
+        # a NaN is neither: it is left for the reader to see
+        return jnp.where(score <= elbo.IMPOSSIBLE, -1, states), jnp.where(possible | jnp.isnan(score), score, -jnp.inf)
+
+    return Decoded(*jax.vmap(one)(ys))
 
 
 @partial(jax.jit, static_argnames="model")
 def predict(model: elbo.Model, theta: Tree, ys: Tree) -> jax.Array:
-    """P(z_T+1 | y_1..T) after the last frame of each sequence, [N, K]."""
+    """P(z_T+1 | y_1..T) after the last frame of each sequence, [N, K]; zeros where y is impossible."""
 
     def one(y):
-        last = elbo.padded(y).length - 1
-        now = jnp.exp(_posterior(model, theta, y).filtered()[last])
-        return jnp.dot(now, theta.transition.probabilities(), precision=elbo.PRECISION)
+        q = _posterior(model, theta, y)
+        if q.transition.ndim != 2:
+            raise ValueError(
+                f"model: its posterior has transitions {list(q.transition.shape)}, one for each step, expected [K, K]: "
+                "there is none for the step after the last frame"
+            )
+        now = jnp.exp(q.filtered()[q.length - 1])
+        ahead = jnp.dot(now, jnp.exp(q.transition - jnp.max(q.transition)), precision=elbo.PRECISION)
+        total = jnp.sum(ahead)
+        return ahead / jnp.where(total > 0, total, 1)
 
     return jax.vmap(one)(ys)
 
@@ -81,7 +103,9 @@ def match(states: Any, reference: Any) -> np.ndarray:
     if states.shape != reference.shape:
         raise ValueError(f"reference: got {reference.size} labels for {states.size} states, expected one for each")
     real = (states >= 0) & (reference >= 0)
-    counts = np.zeros((states[real].max() + 1, reference[real].max() + 1), int)
+    if not real.any():
+        raise ValueError("states, reference: no place has both a state and a label (>= 0), expected at least one")
+    counts = np.zeros((states.max() + 1, reference.max() + 1), int)
     np.add.at(counts, (states[real], reference[real]), 1)
     names = np.full(len(counts), -1)
     rows, columns = optax.assignment.hungarian_algorithm(jnp.asarray(-counts, float))
@@ -90,6 +114,8 @@ def match(states: Any, reference: Any) -> np.ndarray:
 
 
 def _posterior(model: elbo.Model, theta: Tree, y: Tree) -> elbo.Chain:
+    if isinstance(theta, elbo.Params):
+        raise TypeError("theta: got elbo.Params, expected the parameters of the encoder: params.theta, if it is exact")
     q = model.encoder(theta, y)
     if not isinstance(q, elbo.Chain):
         raise TypeError(

@@ -1,5 +1,6 @@
 """HMMs: EM against hmmlearn and against a loop in NumPy, missing frames, priors, inputs, mixtures, padding."""
 
+import pickle
 from functools import cache
 
 import hmmlearn.hmm
@@ -15,6 +16,7 @@ from models import hmm, hmm_inference
 from models.families import Bernoulli, Categorical, LinearGaussian, MultivariateNormal, Normal, Poisson, PseudoData
 
 rng = np.random.default_rng(0)
+KINDS = ("diagonal", "full", "tied", "poisson", "categorical", "bernoulli", "mixture", "mixture of categoricals")
 START = np.array([0.6, 0.3, 0.1])
 STEPS = np.array([[0.8, 0.1, 0.1], [0.2, 0.7, 0.1], [0.3, 0.3, 0.4]])
 CENTRES = np.array([[0.0, 0.0], [3.0, 1.0], [-1.0, 4.0]])
@@ -41,6 +43,9 @@ def emission(kind):
         "poisson": Poisson.create(jnp.array([[1.0], [5.0], [9.0]])),
         "categorical": Categorical.create(jnp.asarray(rng_rows(3, 6))),
         "bernoulli": Bernoulli.create(jnp.array([[0.2, 0.6], [0.7, 0.4], [0.5, 0.9]])),
+        "mixture of categoricals": hmm.MixtureEmission(
+            Categorical(jnp.zeros((3, 2))), Categorical.create(jnp.asarray(rng_rows(6, 6).reshape(3, 2, 6)))
+        ),
         "mixture": hmm.MixtureEmission(
             Categorical.create(jnp.asarray(rng_rows(3, 2))),
             Normal.create(jnp.asarray(CENTRES)[:, None] + jnp.array([[0.0], [1.0]]), jnp.ones((3, 2, 2))),
@@ -56,7 +61,7 @@ def rng_rows(rows, columns):
 def values(kind):
     if kind == "poisson":
         return jnp.asarray(COUNTS[..., None], float)
-    if kind == "categorical":
+    if "categorical" in kind:
         return jnp.asarray(np.minimum(COUNTS, 5))
     return jnp.asarray((REALS > 1).astype(float) if kind == "bernoulli" else REALS)
 
@@ -67,6 +72,7 @@ def problem(kind, lengths=LENGTHS):
     return MODEL, elbo.Params(theta, theta), ys
 
 
+REGRESSION = LinearGaussian.create(jnp.ones((3, 2, 1)), jnp.zeros((3, 2)), jnp.ones((3, 2)))
 MODEL = hmm.model(3)  # one for all tests, so that problems of one shape share one program
 evidence = elbo.evidence(MODEL)
 em_step = cache(optim.em_step)
@@ -175,6 +181,24 @@ def test_missing_frames_are_summed_out(kind, x64):
         np.testing.assert_allclose(evidence(params, holes), got, rtol=1e-12)
         _, history = em(model, params, holes, 3)
         assert all(bool(h.finite & h.feasible) for h in history)
+
+
+def test_a_density_that_zero_has_none_of(x64):
+    """Log-normal emissions: neither missing frames nor the padding may be looked at, nor their gradient."""
+
+    def emit(means, value):
+        return -0.5 * jnp.sum((jnp.log(value) - means) ** 2, -1) - jnp.sum(jnp.log(value))
+
+    values = jnp.exp(jnp.asarray(REALS))
+    gone = values.at[0, 3].set(jnp.nan).at[1].set(jnp.nan)
+    theta = hmm.Theta(Categorical.create(jnp.asarray(START)), Categorical.create(jnp.asarray(STEPS)), CENTRES)
+    model = hmm.model(3, emit)
+    total = lambda theta, ys: jnp.sum(elbo.evidence(model)(elbo.Params(theta, None), ys))
+    both = jax.jit(jax.value_and_grad(total))
+    # cut off by hand, or by their lengths
+    expected = [both(theta, gone[:, :12]), both(theta, elbo.Padded(gone, jnp.full(4, 12)))]
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-10, atol=1e-12), *expected)
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(expected))
 
 
 def test_an_impossible_sequence_is_left_out():
@@ -305,12 +329,64 @@ def test_a_stationary_start(x64):
     model = hmm.model(3, start="stationary")
     theta = params.theta._replace(initial=Categorical.create(pi))
     expected = evidence(elbo.Params(theta, theta), ys)
-    np.testing.assert_allclose(elbo.evidence(model)(params, ys), expected, rtol=1e-10)
-    with pytest.raises(TypeError, match="use eg_step"):
+    bare = params.theta._replace(initial=None)
+    bare = elbo.Params(bare, bare)
+    np.testing.assert_allclose(elbo.evidence(model)(bare, ys), expected, rtol=1e-10)
+    with pytest.raises(ValueError, match="theta.initial: got a Categorical in a model with start='stationary'"):
+        elbo.evidence(model)(params, ys)
+    with pytest.raises(ValueError, match="theta.initial: got None in a model with start='free'"):
+        evidence(bare, ys)
+    params = bare
+    with pytest.raises(TypeError, match="Use eg_step"):
         em(model, params, ys, 1)
     rule = optim.eg_step(model, optax.adam(1e-2))
     result = optim.run(rule, params, ys, steps=20)
     assert result.history.elbo[-1] > result.history.elbo[0]
+    assert result.params.theta.initial is None  # there is nothing that the model does not read
+    sticky = params.theta._replace(transition=Categorical.create(jnp.asarray(STEPS)))
+    first = jax.jit(jax.vmap(lambda key: hmm.sample(key, sticky, 1)[0][0]))(jax.random.split(jax.random.key(0), 4000))
+    np.testing.assert_allclose(np.bincount(first) / 4000, pi, atol=0.04)
+
+
+@pytest.mark.parametrize(("kind", "start"), [*((k, "free") for k in (*KINDS, "regression")), ("poisson", "stationary")])
+def test_every_emission_goes_through_every_function(kind, start, key):
+    """Traced, not compiled: shapes and types; what the numbers are is tested elsewhere."""
+    family, data, inputs = emission(kind) if kind in KINDS else REGRESSION, values(kind), None
+    if kind == "regression":
+        data, inputs = hmm.Frames(data, data[..., :1]), data[0, :, :1]
+    model = hmm.model(3, start=start)
+    ys = elbo.Padded(data, jnp.asarray(LENGTHS))
+
+    def everything(key):
+        params = hmm.init(key, ys, 3, family=family, start=start)
+        states, drawn = hmm.sample(key, params.theta, 20, inputs=inputs)
+        questions = [f(model, params.theta, ys) for f in (hmm_inference.smooth, hmm_inference.decode)]
+        questions += [f(model, params.theta, ys) for f in (hmm_inference.filter, hmm_inference.predict)]
+        return params, states, drawn, elbo.evidence(model)(params, ys), questions
+
+    params, states, drawn, log_p, (smoothed, decoded, filtered, predicted) = jax.eval_shape(everything, key)
+    frames = data.values if kind == "regression" else data
+    shapes = [a.shape for a in (states, drawn, log_p, smoothed, decoded.states, filtered, predicted)]
+    assert shapes == [(20,), frames.shape[1:], (4,), (4, 20, 3), (4, 20), (4, 20, 3), (4, 3)]
+    assert jax.tree.structure(params.theta.emission) == jax.tree.structure(family)
+    assert jax.tree.map(jnp.shape, params.theta.emission) == jax.tree.map(jnp.shape, family)
+    assert (params.theta.initial is None) == (start == "stationary")
+
+
+def test_mixtures_start_and_are_drawn(key):
+    """Two clusters in each of two states: found by k-means in k-means, and what is drawn has their means."""
+    centres = jnp.array([[0.0, 2.0], [20.0, 26.0]])[..., None]
+    family = hmm.MixtureEmission(Categorical(jnp.zeros((2, 2))), Normal.create(centres, jnp.ones((2, 2, 1))))
+    uneven = family._replace(weights=Categorical.create(jnp.array([[0.75, 0.25], [0.5, 0.5]])))
+    theta = hmm.Theta(Categorical(jnp.zeros(2)), hmm.sticky(2), uneven)
+    start, ys = jax.jit(
+        lambda k: (lambda ys: (hmm.init(k, ys, 2, family=family), ys))(hmm.sample(k, theta, 4000)[1][None])
+    )(key)
+    found = start.theta.emission
+    order = np.argsort(np.asarray(found.components.mean).ravel())
+    np.testing.assert_allclose(np.asarray(found.components.mean).ravel()[order], [0, 2, 20, 26], atol=1.0)
+    assert abs(np.asarray(ys)[ys < 10].mean() - 0.5) < 0.1 and abs(np.asarray(ys)[ys > 10].mean() - 23) < 0.3
+    np.testing.assert_allclose(found.weights.probabilities().sum(-1), 1, rtol=1e-5)
 
 
 def test_inference(x64):
@@ -378,6 +454,48 @@ def test_lengths_do_not_recompile(key):
     for shift in (1, 2):
         rule.update(None, params, (), elbo.Padded(ys.values, jnp.maximum(ys.length - shift, 1)))
     assert len(traces) == first
+
+
+def test_models_are_values(x64):
+    """Made anew they are equal, so that a loop compiles once; and they go through pickle."""
+    _, params, ys = problem("diagonal")
+    again = pickle.loads(pickle.dumps(hmm.model(3)))
+    assert again == MODEL == hmm.model(3) and hash(again) == hash(MODEL) and hmm.model(2) != MODEL
+    assert elbo.evidence(again) is elbo.evidence(hmm.model(3))
+    assert elbo.evidence(again)(params, ys).shape == (4,)
+
+
+@pytest.mark.parametrize(
+    ("ask", "message"),
+    [
+        (lambda model, theta, ys: hmm_inference.decode(model, theta, ys[0, :, 0]), r"y: got float64\[\] .* ys\[None\]"),
+        (lambda model, theta, ys: hmm_inference.smooth(model, theta, list(ys)), r"y: got a list .* elbo.Padded"),
+        (lambda model, theta, ys: elbo.evidence(model)(elbo.Params(theta, theta), list(ys)), "y: got a list"),
+        (
+            lambda model, theta, ys: hmm_inference.filter(model, elbo.Params(theta, theta), ys),
+            r"theta: .* params\.theta",
+        ),
+        (lambda model, theta, ys: hmm.init(jax.random.key(0), ys[0, :, 0], 3), r"y: got float64\[\]"),
+        (lambda model, theta, ys: hmm.init(jax.random.key(0), ys[..., 0], 3), r"frames float64.*ys\[\.\.\., None\]"),
+        (lambda model, theta, ys: hmm.init(jax.random.key(0), list(ys), 3), "y: got a list"),
+        (lambda model, theta, ys: hmm.init(jax.random.key(0), ys, 2, family=theta.emission), r"family: .*\[3\]"),
+        (lambda model, theta, ys: hmm.sample(jax.random.key(0), theta._replace(emission=ys), 3), "no method sample"),
+        (lambda model, theta, ys: hmm.sample(jax.random.key(0), theta, 0), "frames: got 0"),
+    ],
+)
+def test_wrong_data_are_named(ask, message, x64):
+    model, params, ys = problem("diagonal")
+    with pytest.raises((ValueError, TypeError), match=message):
+        ask(model, params.theta, ys.values)
+
+
+def test_narrow_integers_are_read_as_wide_ones(x64):
+    wide = jnp.array([[0, 200, 255, 3]])
+    theta = hmm.Theta(Categorical(jnp.zeros(3)), hmm.sticky(3), Categorical(jnp.asarray(rng.normal(size=(3, 256)))))
+    narrow = wide.astype(jnp.uint8)
+    np.testing.assert_array_equal(*(evidence(elbo.Params(theta, theta), ys) for ys in (wide, narrow)))
+    starts = [hmm.init(jax.random.key(0), ys, 3, family=theta.emission) for ys in (wide, narrow)]
+    jax.tree.map(np.testing.assert_array_equal, *starts)
 
 
 def test_wrong_requests_are_named(key):
