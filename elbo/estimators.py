@@ -7,14 +7,18 @@ from typing import Any, Protocol
 import jax
 import jax.numpy as jnp
 
-from .polynomial import KINDS, degree
+from .polynomial import KINDS, Dependence, dependence
 from .posteriors import Posterior, StructureError, prepared
+from .posteriors.derive import met
 
 Tree = Any
 CHOICES = (
-    "Exact() (f affine in z, or quadratic and q Gaussian), Enumerated() (q has support()), Reparameterized(samples) "
-    "(q Gaussian), ScoreFunction(samples) (any q; unbiased), Relaxed(temperature) (q has relaxed(); biased)"
+    "Exact() (f affine in z, or quadratic and q Gaussian), Enumerated() (q.support() lists z), "
+    "Reparameterized(samples) (q Gaussian), ScoreFunction(samples) (any q; unbiased), Relaxed(temperature) (q has "
+    "relaxed(); biased), Automatic(otherwise) (one of the last two, and only for the terms that need it)"
 )
+MOST_VALUES = 1024
+"""How many values of z `Automatic` enumerates at most; `Enumerated()`, asked for, takes any number."""
 
 
 class Estimator(Protocol):
@@ -38,17 +42,18 @@ class Exact:
 
     def __call__(self, f: Callable[[Tree], Tree], q: Posterior, key: jax.Array | None = None) -> Tree:
         """E_q f(z)."""
-        order = _degree(f, q)
-        if order == 1:
-            return f(q.mean())
-        if order == 2 and hasattr(q, "expect_quadratic"):
+        found = _dependence(f, q)
+        if not _is_exact(found, q):
+            raise StructureError(
+                f"log_joint: is {_kind(found)}, so its expectation under a {type(q).__name__} has no closed form "
+                f"and taking it at the mean would be silently wrong. Pass estimator= one of: {CHOICES}"
+            )
+        if found.degree == 2:
             # one scalar at a time; the compiler shares what they have in common
             leaves, treedef = jax.tree.flatten(jax.eval_shape(f, q.mean()))
-            return jax.tree.unflatten(treedef, [q.expect_quadratic(_leaf(f, i)) for i in range(len(leaves))])
-        raise StructureError(
-            f"log_joint: is {KINDS[order]} in z, so its expectation under a {type(q).__name__} has no closed form and "
-            f"taking it at the mean would be silently wrong. Pass estimator= one of: {CHOICES}"
-        )
+            gaussian: Any = q
+            return jax.tree.unflatten(treedef, [gaussian.expect_quadratic(_leaf(f, i)) for i in range(len(leaves))])
+        return f(q.mean())  # values only: whatever rule their derivatives follow
 
 
 @dataclass(frozen=True)
@@ -108,7 +113,8 @@ class Reparameterized:
 class Automatic:
     """The best of the others that f's structure and the posterior allow: exact, else enumerated, else one sample.
 
-    Raises `StructureError` while tracing when none fits and there is no `otherwise`.
+    z is enumerated where `support()` lists at most 1,024 values of this posterior's shape. Raises `StructureError`
+    while tracing when none fits and there is no `otherwise`.
 
     Args:
       otherwise: what to take where none of these fits (a network that reads the whole path of a chain): an estimator
@@ -124,23 +130,51 @@ class Automatic:
 
     def __call__(self, f: Callable[[Tree], Tree], q: Posterior, key: jax.Array | None = None) -> Tree:
         """E_q f(z)."""
-        return self.choose(f, q)(f, q, key)
+        chosen = self.choose(f, q)
+        if key is None and isinstance(chosen, Reparameterized):
+            kind = _kind(_dependence(f, q))
+            raise StructureError(
+                f"key: got None, but log_joint is {kind}, so Automatic() takes Reparameterized() for a "
+                f"{type(q).__name__}, which draws samples; pass key=jax.random.key(seed). Other estimators: {CHOICES}"
+            )
+        return chosen(f, q, key)
 
     def choose(self, f: Callable[[Tree], Tree], q: Posterior) -> Estimator:
         """The estimator that fits f and q."""
-        order = _degree(f, q)
-        if order == 1 or (order == 2 and hasattr(q, "expect_quadratic")):
+        found = _dependence(f, q)
+        if _is_exact(found, q):
             return Exact()
-        if hasattr(q, "support"):
+        size = support_size(q)
+        if size is not None and size <= MOST_VALUES:
             return Enumerated()
         if getattr(q, "reparameterized", False):
             return Reparameterized()
         if self.otherwise is not None:
             return self.otherwise
+        many = "" if size is None else f" (its support() lists {size:,} values; {MOST_VALUES:,} are few)"
         raise StructureError(
-            f"log_joint: is {KINDS[order]} in z, and no estimator fits a {type(q).__name__} posterior by itself. "
-            f"Pass estimator= one of: {CHOICES}"
+            f"log_joint: is {_kind(found)}, and no estimator fits a {type(q).__name__} posterior by "
+            f"itself{many}. Pass estimator= one of: {CHOICES}"
         )
+
+
+def support_size(q: Posterior) -> int | None:
+    """How many values `q.support()` lists, or None if it cannot: there is none, or it refuses a q of this shape.
+
+    Costs tracing time only.
+
+    >>> import elbo
+    >>> support_size(elbo.Bernoulli(jnp.zeros(3))), support_size(elbo.Bernoulli(jnp.zeros(99)))
+    (8, None)
+    """
+    listed = getattr(q, "support", None)
+    if not callable(listed):
+        return None
+    try:
+        values = jax.eval_shape(listed)
+    except (ValueError, NotImplementedError):  # a StructureError is a ValueError
+        return None
+    return jax.tree.leaves(values)[0].shape[0]
 
 
 def expect_with_entropy(
@@ -149,16 +183,17 @@ def expect_with_entropy(
     """E_q of each term of a tuple-valued f, and H(q): the two parts of the objective, of one datum.
 
     Where z = (x, s) and q offers `outer` and `given`, E f = E_x E_{s|x} f and H(q) = H(x) + E_x H(s|x), both at the
-    same x. The estimator is for x; s is left to `Automatic`.
+    same x. The estimator is for x; s is left to `Automatic`, which takes the same estimator where no other fits.
     """
     q = prepared(q)
     if not (hasattr(q, "outer") and hasattr(q, "given")):
         return expect_terms(f, q, estimator, key), q.entropy()
     outer_key, inner_key = (None, None) if key is None else jax.random.split(key)
+    inside = estimator if isinstance(estimator, Automatic) else Automatic(estimator)
 
     def conditioned(x):
         # one term: taken apart, each would run the pass over s again
-        return (expect_with_entropy(lambda s: f((x, s)), q.given(x), Automatic(), inner_key),)
+        return (expect_with_entropy(lambda s: f((x, s)), q.given(x), inside, inner_key),)
 
     ((values, inner),), outer = expect_with_entropy(conditioned, q.outer, estimator, outer_key)
     return values, outer + inner
@@ -190,5 +225,14 @@ def _leaf(f: Callable[[Tree], Tree], i: int) -> Callable[[Tree], jax.Array]:
     return lambda z: jax.tree.leaves(f(z))[i]
 
 
-def _degree(f: Callable[[Tree], Tree], q: Posterior) -> int | None:
-    return degree(f, jax.eval_shape(q.mean))
+def _dependence(f: Callable[[Tree], Tree], q: Posterior) -> Dependence:
+    return dependence(f, jax.eval_shape(q.mean))
+
+
+def _is_exact(found: Dependence, q: Posterior) -> bool:
+    """Whether E f is f(E z), which reads values of f, or what `expect_quadratic` makes of its derivatives."""
+    return found.degree == 1 or (found.degree == 2 and not found.obstacle and hasattr(q, "expect_quadratic"))
+
+
+def _kind(found: Dependence) -> str:
+    return f"{KINDS[found.degree]} in z{met(found.obstacle)}"

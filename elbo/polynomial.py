@@ -12,8 +12,8 @@ Tree = Any
 KINDS = {1: "affine", 2: "quadratic", None: "neither affine nor quadratic"}
 """What `degree` returns, in words."""
 
-# Only these operations keep a polynomial a polynomial. Whatever z reaches through any other one counts as neither
-# affine nor quadratic, so that nothing depends on what a derivative rule says (that of floor is zero).
+# Only these operations keep a polynomial a polynomial, and have the derivative of their value. Whatever z reaches
+# through any other one counts as neither affine nor quadratic (the derivative of floor is zero, floor is not constant).
 _SAME_SHAPE = {"add", "sub", "neg", "add_any", "convert_element_type", "copy", "pvary", "reshard", "select_n"}
 _LINEAR = _SAME_SHAPE | {
     "broadcast_in_dim",
@@ -41,42 +41,68 @@ _LINEAR = _SAME_SHAPE | {
     "transpose",
 }
 _BILINEAR = {"mul", "dot_general", "conv_general_dilated"}
-_SOLVES = {"triangular_solve", "custom_linear_solve"}
-_CALLS = {"jit", "pjit", "closed_call", "custom_jvp_call", "custom_vjp_call", "checkpoint", "remat", "remat2"}
+_RULES = {"custom_jvp_call", "custom_vjp_call"}
+_CALLS = {"jit", "pjit", "closed_call", "checkpoint", "remat", "remat2", *_RULES}
 
 _HIGH = 3  # the order of anything that is not visibly of order 0, 1 or 2
 _FREE, _LOCAL, _SUM, _MIXED = range(4)
 
 
 class _Form(NamedTuple):
-    """How a value depends on z: its order, and how it couples coordinates.
+    """How a value depends on z: its order, how it couples coordinates, and the custom derivative rule that z meets.
 
     _LOCAL: an array of z's shape whose entry i depends on z_i alone; _SUM: every entry is a sum of functions of one
-    coordinate each; _MIXED: anything.
+    coordinate each; _MIXED: anything. `obstacle` names what made the order _HIGH, or the rule ("" for neither).
     """
 
     order: int
     coupling: int
+    obstacle: str = ""
 
 
-_CONSTANT, _OTHER = _Form(0, _FREE), _Form(_HIGH, _MIXED)
+_CONSTANT = _Form(0, _FREE)
+
+
+class Dependence(NamedTuple):
+    """How a function depends on z, as far as its structure shows.
+
+    Attributes:
+      degree: of its values, as a polynomial in z: 1 (affine or constant), 2 (quadratic) or None.
+      obstacle: why a derivative in z may not be read: the operation that is no polynomial, or the name of a custom
+        derivative rule (`jax.custom_jvp`, `jax.custom_vjp`), which need not be the derivative of the values; "" where
+        derivatives are those of the polynomial.
+    """
+
+    degree: int | None
+    obstacle: str
+
+
+def dependence(f: Callable[[Tree], Tree], z: Tree) -> Dependence:
+    """How f depends on z. The arguments are those of `degree`; of several outputs the largest degree counts.
+
+    >>> dependence(lambda z: jnp.tanh(z).sum(), jnp.arange(3.0))
+    Dependence(degree=None, obstacle='tanh')
+    """
+    return _summary(_forms(f, z, None))
 
 
 def degree(f: Callable[[Tree], Tree], z: Tree) -> int | None:
     """Degree of f as a polynomial in z, as far as its structure shows: 1 (affine or constant), 2 (quadratic) or None.
 
-    The answer errs towards None only. Costs tracing time, and nothing at run time.
+    The answer errs towards None only. Derivatives of f in z may be read: None too where z meets a custom derivative
+    rule (see `dependence`). Costs tracing time, and nothing at run time.
 
     Args:
-      f: function of a pytree of floating-point arrays; returns a pytree, of which the largest degree counts.
+      f: function of a pytree of arrays; returns a pytree, of which the largest degree counts. None where an array of z
+        on which f depends is not floating point: its mean is none of its values.
       z: where to trace; only shapes and dtypes are read.
 
     >>> w = jnp.arange(3.0)
     >>> degree(lambda z: w @ z, w), degree(lambda z: z @ z + w @ z, w), degree(lambda z: jnp.abs(z).sum(), w)
     (1, 2, None)
     """
-    order = max((form.order for form in _forms(f, z, None)), default=0)
-    return max(order, 1) if order < _HIGH else None
+    found = dependence(f, z)
+    return None if found.obstacle else found.degree
 
 
 def separable(f: Callable[[jax.Array], jax.Array], z: jax.Array) -> bool:
@@ -87,12 +113,26 @@ def separable(f: Callable[[jax.Array], jax.Array], z: jax.Array) -> bool:
     >>> separable(lambda z: -0.5 * jnp.sum(z**2), jnp.ones(3)), separable(lambda z: jnp.sum(z) ** 2, jnp.ones(3))
     (True, False)
     """
-    return all(form.coupling <= _SUM for form in _forms(f, z, jnp.shape(z)))
+    return all(form.coupling <= _SUM and not form.obstacle for form in _forms(f, z, jnp.shape(z)))
 
 
 def _forms(f: Callable, z: Tree, shape: tuple[int, ...] | None) -> list[_Form]:
     jaxpr = jax.make_jaxpr(f)(z).jaxpr
-    return _walk(jaxpr, [_Form(1, _SUM if shape is None else _LOCAL)] * len(jaxpr.invars), shape)
+    start = _Form(1, _SUM if shape is None else _LOCAL)
+    return _walk(jaxpr, [start if _is_real(v) else _other(f"{v.aval.dtype} z") for v in jaxpr.invars], shape)
+
+
+def _summary(forms: list[_Form]) -> Dependence:
+    order = max((form.order for form in forms), default=0)
+    return Dependence(max(order, 1) if order < _HIGH else None, _obstacle(forms))
+
+
+def _other(obstacle: str) -> _Form:
+    return _Form(_HIGH, _MIXED, obstacle)
+
+
+def _is_real(v: Any) -> bool:
+    return jnp.issubdtype(getattr(v.aval, "dtype", jnp.int32), jnp.floating)
 
 
 def _walk(jaxpr: Any, inputs: Sequence[_Form], shape: tuple[int, ...] | None) -> list[_Form]:
@@ -107,8 +147,7 @@ def _walk(jaxpr: Any, inputs: Sequence[_Form], shape: tuple[int, ...] | None) ->
         operands = [read(v) for v in eqn.invars]
         if any(form.order for form in operands):
             for v, form in zip(eqn.outvars, _apply(eqn, operands, shape), strict=True):
-                dtype = getattr(v.aval, "dtype", jnp.int32)
-                env[v] = _OTHER if form.order and not jnp.issubdtype(dtype, jnp.floating) else form
+                env[v] = _other(form.obstacle or eqn.primitive.name) if form.order and not _is_real(v) else form
     return [read(v) for v in body.outvars]
 
 
@@ -116,10 +155,14 @@ def _apply(eqn: Any, operands: list[_Form], shape: tuple[int, ...] | None) -> li
     """The forms of an equation's outputs; at least one operand depends on z."""
     name, params, count = eqn.primitive.name, eqn.params, len(eqn.outvars)
     if name in _CALLS:
-        return _walk(params["call_jaxpr"] if "call_jaxpr" in params else params["jaxpr"], operands, shape)
+        body = params["call_jaxpr"] if "call_jaxpr" in params else params["jaxpr"]
+        forms = _walk(body, operands, shape)
+        return [_ruled(form, body) for form in forms] if name in _RULES else forms
+    if name == "custom_linear_solve":
+        return _solve(params, operands, shape)
     if name == "cond":
         if operands[0].order:
-            return [_OTHER] * count
+            return [_other(operands[0].obstacle or "cond")] * count
         return _join(*(_walk(branch, operands[1:], shape) for branch in params["branches"]))
     if name == "scan":
         return _scan(params, operands, shape)
@@ -134,26 +177,50 @@ def _arithmetic(eqn: Any, operands: list[_Form], same: bool) -> _Form:
     reads = [form for form in operands if form.order]
     coupling = max(form.coupling for form in reads)
     scaled = (name in _BILINEAR and len(reads) == 1) or (name == "div" and not operands[1].order)
-    solved = name in _SOLVES and not any(form.order for form in operands[: _matrices(eqn)])
+    solved = name == "triangular_solve" and not operands[0].order
+    obstacle = _obstacle(reads)
     if name in _LINEAR or scaled or solved:
         local = coupling == _LOCAL and same and (name in _SAME_SHAPE or name in ("mul", "div"))
-        return _Form(max(form.order for form in reads), coupling if local else max(coupling, _SUM))
+        return _Form(max(form.order for form in reads), coupling if local else max(coupling, _SUM), obstacle)
     local = coupling == _LOCAL
     if name in _BILINEAR:
         order = sum(form.order for form in reads)
         coupling = _MIXED
         if local and name in ("mul", "dot_general"):
             coupling = _LOCAL if name == "mul" else _SUM if _inner(eqn) else _MIXED
-        return _Form(min(order, _HIGH), coupling)
+        return _raised(order, coupling, name, obstacle)
     power = _power(eqn)
     if power is None:
-        return _OTHER
-    return _Form(min(power * operands[0].order, _HIGH), _LOCAL if local else _MIXED)
+        return _other(obstacle or name)
+    return _raised(power * operands[0].order, _LOCAL if local else _MIXED, name, obstacle)
 
 
-def _matrices(eqn: Any) -> int:
-    """How many leading operands of a linear solve are its matrix."""
-    return 1 if eqn.primitive.name == "triangular_solve" else sum(eqn.params["const_lengths"])
+def _raised(order: int, coupling: int, name: str, rule: str) -> _Form:
+    """The form of a product, named so, of forms that met a rule or none."""
+    return _Form(order, coupling, rule) if order < _HIGH else _Form(_HIGH, coupling, rule or name)
+
+
+def _obstacle(forms: Sequence[_Form]) -> str:
+    """The first obstacle; that of the highest order, where the orders differ."""
+    worst = max((form.order for form in forms), default=0)
+    first = [form.obstacle for form in forms if form.obstacle and (worst < _HIGH or form.order == worst)]
+    return first[0] if first else ""
+
+
+def _ruled(form: _Form, body: Any) -> _Form:
+    """The form of an output of a function with a custom derivative rule: that of its body, and no derivative."""
+    name = getattr(getattr(body, "jaxpr", body).debug_info, "func_name", "a function")
+    # of order 1 even where the body ignores z: the rule need not
+    return form._replace(order=max(form.order, 1), obstacle=form.obstacle or f"the custom derivative rule of {name}")
+
+
+def _solve(params: dict, operands: list[_Form], shape: tuple[int, ...] | None) -> list[_Form]:
+    """A linear solve: affine in its right-hand side where the solver itself is, and the matrix does not depend on z."""
+    lengths, jaxprs = params["const_lengths"], params["jaxprs"]
+    matrices, right = operands[: sum(lengths)], operands[sum(lengths) :]
+    if any(form.order for form in matrices):
+        return [_other(_obstacle(matrices) or "custom_linear_solve")] * len(right)
+    return _walk(jaxprs.solve, [_CONSTANT] * lengths.solve + [_weaken(form) for form in right], shape)
 
 
 def _power(eqn: Any) -> int | None:
@@ -197,13 +264,17 @@ def _while(params: dict, operands: list[_Form], shape: tuple[int, ...] | None) -
             break
         carry = joined
     stops = _walk(params["cond_jaxpr"], [*condition, *carry], shape)
-    return [_OTHER] * len(carry) if stops[0].order else carry
+    return [_other(stops[0].obstacle or "while")] * len(carry) if stops[0].order else carry
 
 
 def _join(*alternatives: list[_Form]) -> list[_Form]:
     """The weakest of several forms, entry by entry."""
-    return [_Form(*map(max, zip(*forms, strict=True))) for forms in zip(*alternatives, strict=True)]
+
+    return [
+        _Form(max(f.order for f in forms), max(f.coupling for f in forms), _obstacle(forms))
+        for forms in zip(*alternatives, strict=True)
+    ]
 
 
 def _weaken(form: _Form) -> _Form:
-    return _Form(form.order, max(form.coupling, _SUM)) if form.order else form
+    return form._replace(coupling=max(form.coupling, _SUM)) if form.order else form

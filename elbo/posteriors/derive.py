@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from ..polynomial import degree
+from ..polynomial import KINDS, dependence
 
 Tree = Any
 
@@ -15,29 +15,43 @@ class StructureError(ValueError):
     """A log_joint does not have the structure in z that a closed form needs."""
 
 
+def met(obstacle: str) -> str:
+    """In words, for an error, what keeps a function from being differentiated in z as the polynomial that it may be."""
+    if not obstacle:
+        return ""
+    return f" (z meets {obstacle}" + (", which need not be that of its values)" if "rule" in obstacle else ")")
+
+
+def require_degree(log_joint: Callable[[Tree], jax.Array], z: Tree, degree: int, message: str) -> None:
+    """Raises a `StructureError` unless log_joint is a polynomial of that degree in z, whose derivatives can be read."""
+    found = dependence(log_joint, z)
+    if found.obstacle or found.degree > degree:  # type: ignore[operator] # without an obstacle it has a degree
+        raise StructureError(f"log_joint: is not {KINDS[degree]} in z{met(found.obstacle)}, so {message}")
+
+
 def affine_potentials(log_joint: Callable[[Tree], jax.Array], shape: Tree) -> Tree:
     """Log potentials of P(z|y), z an indicator [*shape]: the gradient of an affine log_joint. Raises if it is not.
 
     shape is a tuple of numbers, or a pytree (a NamedTuple, say) of such tuples.
     """
     z = template(log_joint, shape)
-    if degree(log_joint, z) != 1:
-        raise StructureError(
-            "log_joint: is not affine in z, so the gradient in z is not its potentials and the exact posterior would "
-            "be silently wrong. Write z as an indicator that enters linearly (z @ log_probabilities), or use another "
-            "encoder with estimator=Enumerated(), Reparameterized(), ScoreFunction() or Relaxed()"
-        )
+    require_degree(
+        *(log_joint, z, 1),
+        "the gradient in z is not its potentials and the exact posterior would be silently wrong. Write z as an "
+        "indicator that enters linearly (z @ log_probabilities), or use another encoder with estimator=Enumerated(), "
+        "Reparameterized(), ScoreFunction() or Relaxed()",
+    )
     return jax.grad(log_joint)(z)
 
 
 def quadratic_potentials(log_joint: Callable[[jax.Array], jax.Array], size: int) -> tuple[jax.Array, jax.Array]:
     """Gradient at zero [D] and precision, minus the Hessian [D, D], of a quadratic log_joint. Raises if it is not."""
     z = template(log_joint, (size,))
-    if degree(log_joint, z) is None:
-        raise StructureError(
-            "log_joint: is not quadratic in z, so P(z|y) is not Gaussian. Use an encoder network that returns "
-            "elbo.Normal(loc, log_scale), with vae_step (estimator Reparameterized())"
-        )
+    require_degree(
+        *(log_joint, z, 2),
+        "P(z|y) is not Gaussian. Use an encoder network that returns elbo.Normal(loc, log_scale), with vae_step "
+        "(estimator Reparameterized())",
+    )
     # forward over reverse from the constant 0: under vmap the Hessian stays unbatched unless it depends on the datum
     return jax.grad(log_joint)(z), -jax.hessian(log_joint)(z)
 

@@ -11,9 +11,8 @@ import numpy as np
 
 from ..linalg import matmul, triangular_inverse
 from ..numerics import PRECISION
-from ..polynomial import degree
 from ..sequence import Padded, padded
-from .derive import StructureError, origin, template
+from .derive import origin, require_degree, template
 from .gaussian_chain_passes import eliminate, solve, spread
 
 
@@ -151,11 +150,11 @@ class gaussian_chain:  # noqa: N801 - reads as a function: exact(log_joint, gaus
             raise ValueError("y: got no datum, expected a sequence [T, ...] or a Padded one, which says how long z is")
         sequence = padded(y)
         z = template(log_joint, (sequence.frames, self.size))
-        if degree(log_joint, z) is None:
-            raise StructureError(
-                "log_joint: is not quadratic in z, so P(z|y) is not a Gaussian chain. Use an encoder network that "
-                "returns elbo.GaussianChain.from_precision(...), with vae_step (estimator Reparameterized())"
-            )
+        require_degree(
+            *(log_joint, z, 2),
+            "P(z|y) is not a Gaussian chain. Use an encoder network that returns "
+            "elbo.GaussianChain.from_precision(...), with vae_step (estimator Reparameterized())",
+        )
         diagonal, below, doubt = hessian_blocks(log_joint, z)
         return GaussianChain.from_precision(jax.grad(log_joint)(z) + doubt, -diagonal, -below, sequence.length)
 

@@ -77,7 +77,7 @@ def test_a_wrong_log_joint():
     not_affine = lambda theta, z, y: jnp.exp(z).sum()
     assert "not affine in z" in failures(elbo.Model(not_affine, elbo.exact(not_affine, elbo.categorical(3))))["encoder"]
     group = elbo.Model(not_affine, lambda psi, y: elbo.Categorical(jnp.stack([psi, psi])))
-    assert "raised StructureError" in failures(group)["objective"]
+    assert "raised StructureError" in failures(group)["structure"]
 
 
 def test_infinities_are_explained():

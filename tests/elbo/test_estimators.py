@@ -35,6 +35,44 @@ def test_automatic_takes_the_best(q, f, expected, key):
     np.testing.assert_array_equal(Automatic()(f, q, key), expected(f, q, key))
 
 
+@pytest.mark.parametrize(
+    ("q", "size"),
+    [
+        (CATEGORICAL, 3),
+        (elbo.Categorical(jnp.zeros(1024)), 1024),
+        (elbo.Categorical(jnp.zeros(1025)), 1025),
+        (GROUP, None),
+        (elbo.Bernoulli(jnp.zeros(10)), 1024),
+        (elbo.Bernoulli(jnp.zeros(16)), 65536),
+        (elbo.Bernoulli(jnp.zeros(20)), None),
+        (elbo.Bernoulli(jnp.zeros((2, 2))), None),
+    ],
+)
+def test_automatic_enumerates_few_values_and_no_shape_that_support_refuses(q, size):
+    assert elbo.estimators.support_size(q) == size
+    f, other = (lambda z: jnp.exp(z).sum()), elbo.ScoreFunction(4)
+    few = size is not None and size <= 1024
+    assert Automatic(other).choose(f, q) == (Enumerated() if few else other)
+    assert Automatic(other).choose(jnp.sum, q) == Exact()
+    if not few:
+        with pytest.raises(StructureError, match="no estimator fits.*" + ("" if size is None else f"{size:,} values")):
+            Automatic()(f, q)
+
+
+def test_only_the_terms_that_need_it_are_sampled(key):
+    """A prior and a decoder of 12 bits: the one is exact to the last bit, also inside of a Nested posterior."""
+    q = elbo.Bernoulli(normal(2, 12))
+    terms = lambda z: (elbo.Bernoulli(jnp.zeros(12)).log_prob(z), jnp.tanh(z).sum())
+    other = elbo.ScoreFunction(2)
+    prior, decoder = expect_terms(terms, q, Automatic(other), key)
+    assert prior == Exact()(lambda z: terms(z)[0], q) and decoder == other(lambda z: terms(z)[1], q, key)
+    nested = elbo.Nested(NORMAL, q, lambda q, x: q)
+    (values, _) = elbo.estimators.expect_with_entropy(lambda z: terms(z[1]), nested, Automatic(other), key)
+    np.testing.assert_allclose(values[0], prior, rtol=1e-6)
+    with pytest.raises(StructureError, match="no estimator fits a Bernoulli"):
+        elbo.estimators.expect_with_entropy(lambda z: terms(z[1]), nested, Automatic(), key)
+
+
 @pytest.mark.parametrize("f", [QUADRATIC, OTHER])
 def test_automatic_refuses_what_nothing_fits(f):
     with pytest.raises(StructureError):

@@ -62,6 +62,36 @@ def test_not_affine(structure, f):
         encoder(jnp.array(1.0), 0.0)
 
 
+@jax.custom_gradient
+def clipped(z):
+    return z, lambda c: (jnp.clip(c, -1, 1),)
+
+
+@pytest.mark.parametrize(
+    "structure",
+    [elbo.categorical(3), elbo.bernoulli(3), elbo.chain(3), elbo.tree(1, 1), elbo.alignment(), elbo.gaussian(3)]
+    + [elbo.gaussian_chain(3)],
+    ids=lambda s: type(s).__name__,
+)
+def test_a_derivative_rule_on_the_way_of_z_is_refused(structure):
+    """The potentials are read by differentiation: a rule that clips would clip them."""
+    encoder = elbo.exact(lambda theta, z, y: theta * sum(jnp.sum(clipped(a)) for a in jax.tree.leaves(z)), structure)
+    y = elbo.Labelled(jnp.zeros((4, 3)), jnp.array([1, 2])) if structure == elbo.alignment() else jnp.zeros((4, 3))
+    with pytest.raises(StructureError, match=r"in z \(z meets the custom derivative rule of \w+, which need not"):
+        jax.eval_shape(encoder, jnp.array(1.0), y)
+
+
+def test_expectations_read_values_where_they_can_and_refuse_rules_elsewhere(key):
+    unit = elbo.Normal(jnp.ones(2), jnp.zeros(2))
+    affine, square = (lambda z: jnp.sum(3 * clipped(z))), (lambda z: jnp.sum(clipped(3 * z) ** 2))
+    assert elbo.Exact()(affine, unit) == 6 and elbo.Automatic().choose(affine, unit) == elbo.Exact()
+    with pytest.raises(StructureError, match="is quadratic in z.*the custom derivative rule of"):
+        elbo.Exact()(square, unit)
+    with pytest.raises(StructureError, match="key: got None.*custom derivative rule.*takes Reparameterized"):
+        elbo.Automatic()(square, unit)
+    assert elbo.Automatic().choose(square, unit) == elbo.Reparameterized()
+
+
 @pytest.mark.parametrize("f", [lambda z: jnp.sum(z**3), lambda z: jnp.tanh(z).sum(), lambda z: jax.nn.relu(z).sum()])
 def test_not_quadratic(f):
     encoder = elbo.exact(lambda theta, z, y: theta + f(z), elbo.gaussian(3))

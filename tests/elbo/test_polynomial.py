@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from jax import lax
 
-from elbo.polynomial import degree, separable
+from elbo.polynomial import degree, dependence, separable
 
 W = jnp.array([0.5, -1.0, 2.0])
 A = jnp.eye(3) + 0.1
@@ -38,6 +38,28 @@ def total(z):
 
 total.defvjp(lambda z: (jnp.sum(z), None), lambda _, c: (jnp.full(3, c),))
 
+
+@partial(jax.custom_vjp, nondiff_argnums=(0,))
+def clipped(limit, z):
+    return z
+
+
+clipped.defvjp(lambda limit, z: (z, None), lambda limit, _, c: (jnp.clip(c, -limit, limit),))
+
+
+@jax.custom_gradient
+def hook(z):
+    return jnp.zeros_like(z), lambda c: (c,)  # a slope without a value
+
+
+def solved(solve, z):
+    return lax.custom_linear_solve(lambda x: 2 * x, z, lambda _, b: solve(b), symmetric=True)
+
+
+def root(z):
+    return lax.custom_root(lambda x: x - 2 * z, z, lambda f, x: x - f(x), lambda g, y: y)
+
+
 AFFINE = {
     "dot": lambda z: W @ z,
     "constant": lambda z: 3.0,
@@ -47,8 +69,9 @@ AFFINE = {
     "argmax of data": lambda z: z[jnp.argmax(W)],
     "jit": lambda z: jax.jit(lambda z: z @ W)(z),
     "vmap": lambda z: jax.vmap(lambda w: w * z)(W).sum(),
-    "custom_jvp": lambda z: doubled(z).sum(),
-    "custom_vjp": total,
+    "linear solve": lambda z: solved(lambda b: b / 2, z) @ W,
+    "half precision": lambda z: (z.astype(jnp.bfloat16) @ W.astype(jnp.bfloat16)).astype(float),
+    "barrier": lambda z: lax.optimization_barrier(z) @ W,
     "checkpoint": lambda z: jax.checkpoint(lambda z: jnp.sum(z * W))(z),
     "cond": lambda z: lax.cond(W[0] > 0, lambda z: z @ W, lambda z: z.sum(), z),
     "scan": lambda z: lax.scan(lambda c, x: (0.5 * c + x, None), 0.0, z)[0],
@@ -96,6 +119,20 @@ NEITHER = {
     "index from z": lambda z: W[z.astype(int)].sum(),
     "bits": lambda z: lax.bitcast_convert_type(z, jnp.int32).sum().astype(float),
     "straight-through": lambda z: rounded(z).sum(),
+    "custom_jvp": lambda z: doubled(z).sum(),
+    "custom_vjp": total,
+    "clipped slope": lambda z: clipped(1.0, z) @ W,
+    "slope without value": lambda z: hook(z) @ W,
+    "rule in jit": lambda z: jax.jit(lambda z: clipped(1.0, z))(z) @ W,
+    "rule in scan": lambda z: lax.scan(lambda c, x: (clipped(1.0, c) + x, None), 0.0, z)[0],
+    "rule in cond": lambda z: lax.cond(W[0] > 0, lambda z: clipped(1.0, z).sum(), lambda z: z.sum(), z),
+    "rule in fori": lambda z: lax.fori_loop(0, 3, lambda i, c: clipped(1.0, c) + z[i], 0.0),
+    "rule in checkpoint": lambda z: jax.checkpoint(lambda z: jnp.sum(clipped(1.0, z)))(z),
+    "rule, squared": lambda z: jnp.sum(clipped(1.0, z) ** 2),
+    "root": lambda z: root(z) @ W,
+    "rounding solve": lambda z: solved(jnp.round, z) @ W,
+    "reduced precision": lambda z: lax.reduce_precision(z, 5, 2).sum(),
+    "callback": lambda z: jax.pure_callback(lambda z: z, z, z) @ W,
     "relu in scan": lambda z: lax.scan(lambda c, x: (jax.nn.relu(c + x), None), 0.0, z)[0],
     "relu in cond": lambda z: lax.cond(W[0] > 0, lambda z: jax.nn.relu(z).sum(), lambda z: z.sum(), z),
     "cond on z": lambda z: lax.cond(z[0] > 0, lambda z: z.sum(), lambda z: -z.sum(), z),
@@ -123,6 +160,23 @@ NEITHER = {
 def test_degree(f, expected):
     assert degree(f, W) == expected
     assert jax.jit(lambda w: jnp.array(degree(lambda z: f(z) + w.sum(), w) or 0))(W) == (expected or 0)
+
+
+def test_rules_are_told_apart_from_values():
+    """By its values a function may be affine whose slope is not to be read; what is in the way is named."""
+    seen = {name: dependence(NEITHER[name], W) for name in ("clipped slope", "slope without value", "rule, squared")}
+    assert {name: found.degree for name, found in seen.items()} == dict(zip(seen, (1, 1, 2), strict=True))
+    assert all(found.obstacle.startswith("the custom derivative rule of") for found in seen.values())
+    assert seen["clipped slope"].obstacle.split()[-1] == seen["rule, squared"].obstacle.split()[-1] == "clipped"
+    assert dependence(NEITHER["exp"], W).obstacle == "exp" and dependence(AFFINE["dot"], W).obstacle == ""
+    assert not separable(lambda z: jnp.sum(clipped(1.0, z) ** 2), W)
+
+
+@pytest.mark.parametrize("dtype", [jnp.int32, jnp.uint8, bool])
+def test_z_that_is_not_floating_point_has_no_mean_among_its_values(dtype):
+    z = jnp.ones(3, dtype)
+    assert degree(lambda z: z.astype(float) @ W, z) is None and degree(lambda z: 1.0, z) == 1
+    assert dependence(lambda z: (z @ W, 0.0), z).obstacle == f"{z.dtype} z"
 
 
 def test_parts_of_a_pytree():
