@@ -6,7 +6,7 @@ from .estimators import Automatic, Enumerated, Estimator, Exact, Reparameterized
 from .exact import exact
 from .family import Family, is_family, tapped
 from .model import Model, Params
-from .numerics import IMPOSSIBLE, LOG_ZERO, PRECISION, is_feasible, safe_log, softplus, sum_is_finite
+from .numerics import IMPOSSIBLE, LOG_ZERO, PRECISION, is_feasible, on_support, safe_log, softplus, sum_is_finite
 from .objective import Decomposition, decompose, elbo, evidence, kl
 from .platform import warn_if_unsound
 from .posteriors import (
@@ -85,6 +85,7 @@ __all__ = [
     "is_feasible",
     "kl",
     "linalg",
+    "on_support",
     "padded",
     "remembered",
     "safe_log",

@@ -154,6 +154,8 @@ def _walk(jaxpr: Any, inputs: Sequence[_Form], shape: tuple[int, ...] | None) ->
 def _apply(eqn: Any, operands: list[_Form], shape: tuple[int, ...] | None) -> list[_Form]:
     """The forms of an equation's outputs; at least one operand depends on z."""
     name, params, count = eqn.primitive.name, eqn.params, len(eqn.outvars)
+    if params.get("name") == "on_support":  # that z is one that a distribution knows is checked, not a term
+        operands = [_CONSTANT if v.aval.dtype == bool else f for v, f in zip(eqn.invars, operands, strict=True)]
     if name in _CALLS:
         body = params["call_jaxpr"] if "call_jaxpr" in params else params["jaxpr"]
         forms = _walk(body, operands, shape)

@@ -44,8 +44,8 @@ def model(networks: Networks, likelihood: Likelihood = "bernoulli") -> elbo.Mode
 
     Args:
       networks: the pair of pure functions.
-      likelihood: "bernoulli", y in [0, 1] [D], ln P in nats; "gaussian", y real, one noise scale for all of y, theta
-        is a `GaussianTheta`.
+      likelihood: "bernoulli", y in [0, 1] [D], ln P in nats, another y is impossible; "gaussian", y real, one noise
+        scale for all of y, theta is a `GaussianTheta`.
     """
     if likelihood not in ("bernoulli", "gaussian"):
         raise ValueError(f"likelihood: got {likelihood!r}, expected 'bernoulli' or 'gaussian'")
@@ -55,7 +55,8 @@ def model(networks: Networks, likelihood: Likelihood = "bernoulli") -> elbo.Mode
         if likelihood == "bernoulli":
             logits = networks.decode(theta, z)
             # softplus, not the logarithm of a probability: finite for any logit
-            return prior, jnp.sum(y * logits - elbo.softplus(logits))
+            fit = jnp.sum(y * logits - elbo.softplus(logits))
+            return prior, elbo.on_support(fit, jnp.all((y >= 0) & (y <= 1)))
         mean = networks.decode(theta.network, z)
         return prior, elbo.Normal(mean, jnp.broadcast_to(theta.log_scale, mean.shape)).log_prob(y)
 

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 import jax
 import jax.numpy as jnp
 
-from ..numerics import LOG_ZERO
+from ..numerics import LOG_ZERO, on_support
 from .derive import StructureError, affine_potentials
 
 
@@ -36,9 +36,10 @@ class Bernoulli:
         return jax.random.bernoulli(key, self.mean()).astype(self.logits.dtype)
 
     def log_prob(self, z: jax.Array) -> jax.Array:
-        """ln P(z), affine in z."""
+        """ln P(z), affine in z; `LOG_ZERO` for a z outside [0, 1]."""
         logits = self._logits()
-        return jnp.sum(z * jax.nn.log_sigmoid(logits) + (1 - z) * jax.nn.log_sigmoid(-logits))
+        value = jnp.sum(z * jax.nn.log_sigmoid(logits) + (1 - z) * jax.nn.log_sigmoid(-logits))
+        return on_support(value, jnp.all((z >= 0) & (z <= 1)))
 
     def entropy(self) -> jax.Array:
         """−Σ p ln p + (1 − p) ln(1 − p)."""

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 import jax
 import jax.numpy as jnp
 
-from ..numerics import LOG_ZERO
+from ..numerics import LOG_ZERO, on_support
 from .derive import StructureError, affine_potentials
 
 
@@ -40,8 +40,8 @@ class Categorical:
         return jax.nn.softmax(self._perturbed(key) / temperature)
 
     def log_prob(self, z: jax.Array) -> jax.Array:
-        """ln P(z), affine in z."""
-        return jnp.sum(z * jax.nn.log_softmax(self._logits()))
+        """ln P(z), affine in z; `LOG_ZERO` where an entry of z is negative."""
+        return on_support(jnp.sum(z * jax.nn.log_softmax(self._logits())), jnp.all(z >= 0))
 
     def entropy(self) -> jax.Array:
         """−Σ p ln p."""

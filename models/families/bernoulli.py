@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from elbo import PRECISION, safe_log, tapped
+from elbo import PRECISION, on_support, safe_log, tapped
 
 from .shapes import check_event, floating
 
@@ -41,9 +41,9 @@ class Bernoulli:
 
     @classmethod
     def create(cls, probabilities: jax.Array) -> "Bernoulli":
-        """The family with the given probabilities of 1, [*batch, D]."""
+        """The family with the given probabilities of 1, [*batch, D]; NaN where one is not in [0, 1]."""
         p = floating("probabilities", probabilities, 1)
-        return cls(safe_log(p) - safe_log(1 - p))
+        return cls(jnp.where((p >= 0) & (p <= 1), safe_log(p) - safe_log(1 - p), jnp.nan))
 
     @property
     def batch_shape(self) -> tuple[int, ...]:
@@ -60,12 +60,19 @@ class Bernoulli:
         return jax.nn.sigmoid(self.logits)
 
     def log_prob(self, x: jax.Array) -> jax.Array:
-        """ln P(x) of one datum x [D] under each component, [*batch], nats; affine in x."""
+        """ln P(x) of one datum x [D] under each component, [*batch], nats; affine in x.
+
+        `LOG_ZERO` for an x outside [0, 1]: bits are 0 and 1, not −1 and 1.
+        """
         check_event("x", x, (self.event_size,))
         log_one, log_zero = jax.nn.log_sigmoid(self.logits), jax.nn.log_sigmoid(-self.logits)
         # two products: folded into one, x · logits + ln P(0) would lose all digits where a probability is 1
         value = jnp.dot(log_one, x, precision=PRECISION) + jnp.dot(log_zero, 1 - x, precision=PRECISION)
-        return tapped(_contract, value, self.tap, x)
+        return on_support(tapped(_contract, value, self.tap, x), self.supports(x))
+
+    def supports(self, x: jax.Array) -> jax.Array:
+        """Whether x [D] can be a datum: bits, or means of bits; a bool."""
+        return jnp.all((x >= 0) & (x <= 1))
 
     def sample(self, key: jax.Array) -> jax.Array:
         """One draw per component, floating point, [*batch, D]."""

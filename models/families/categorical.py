@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from elbo import IMPOSSIBLE, LOG_ZERO, PRECISION, safe_log, tapped
+from elbo import IMPOSSIBLE, LOG_ZERO, PRECISION, on_support, safe_log, tapped
 
 
 @jax.tree_util.register_dataclass
@@ -30,8 +30,9 @@ class Categorical:
 
     @classmethod
     def create(cls, probabilities: jax.Array) -> "Categorical":
-        """The family with the given probabilities [*batch, V]."""
-        return cls(safe_log(jnp.asarray(probabilities)))
+        """The family with the given probabilities [*batch, V], up to a factor; NaN where one is negative."""
+        p = jnp.asarray(probabilities)
+        return cls(jnp.where(p >= 0, safe_log(p), jnp.nan))
 
     @property
     def batch_shape(self) -> tuple[int, ...]:
@@ -50,7 +51,8 @@ class Categorical:
     def log_prob(self, x: jax.Array) -> jax.Array:
         """ln P(x) of one x (an integer scalar, or an indicator [V]) under each distribution, [*batch], nats.
 
-        An integer outside 0..V-1 is impossible: `LOG_ZERO`.
+        An integer outside 0..V-1 is impossible: `LOG_ZERO`. So is an indicator with a negative entry; sums of
+        indicators, which latent paths are made of, are not: ln P is affine in x. What data may be, says `supports`.
         """
         log_p = jax.nn.log_softmax(self.logits)
         x = jnp.asarray(x)
@@ -66,7 +68,14 @@ class Categorical:
             raise ValueError(
                 f"x: got shape {list(x.shape)}, expected an integer scalar or an indicator [{self.values}]"
             )
-        return tapped(_contract, jnp.dot(log_p, x, precision=PRECISION), self.tap, x)
+        value = tapped(_contract, jnp.dot(log_p, x, precision=PRECISION), self.tap, x)
+        return on_support(value, jnp.all(x >= 0))
+
+    def supports(self, x: jax.Array) -> jax.Array:
+        """Whether x can be a datum: an integer in 0..V-1, or non-negative numbers [V] whose sum is 1; a bool."""
+        if jnp.issubdtype(jnp.result_type(x), jnp.integer):
+            return (x >= 0) & (x < self.values)
+        return jnp.all(x >= 0) & (abs(jnp.sum(x) - 1) < 1e-3)
 
     def sample(self, key: jax.Array) -> jax.Array:
         """One integer per distribution, [*batch]."""

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax.scipy.special import gammaln, logsumexp
 
-from elbo import LOG_ZERO, PRECISION, safe_log, tapped
+from elbo import PRECISION, on_support, safe_log, tapped
 
 from .shapes import check_event, divide, floating
 
@@ -48,8 +48,9 @@ class Poisson:
 
     @classmethod
     def create(cls, rate: jax.Array) -> "Poisson":
-        """The family with the given expected counts [*batch, D]."""
-        return cls(safe_log(floating("rate", rate, 1)))
+        """The family with the given expected counts [*batch, D]; NaN where one is negative."""
+        rate = floating("rate", rate, 1)
+        return cls(jnp.where(rate >= 0, safe_log(rate), jnp.nan))
 
     @property
     def batch_shape(self) -> tuple[int, ...]:
@@ -75,8 +76,8 @@ class Poisson:
         check_event("x", x, (self.event_size,))
         if offset is not None:
             check_event("offset", offset, (self.event_size,) if jnp.ndim(offset) else ())
-        whole = (x >= 0) & (x == jnp.floor(x))
-        x = jnp.where(whole, x, 0)
+        supported = self.supports(x)
+        x = jnp.where(supported, x, 0)
         # relative to one rate amid all components': large terms that cancel are not formed, however large the counts
         components = tuple(range(len(self.batch_shape)))
         centre = logsumexp(self.log_rate, components) - math.log(math.prod(self.batch_shape))
@@ -85,10 +86,15 @@ class Poisson:
         if offset is not None:
             centre = centre + offset
         value = jnp.dot(ratio, x, precision=PRECISION) - jnp.sum(jnp.exp(centre) * jnp.expm1(ratio), -1)
-        value = jnp.where(jnp.all(whole), value + jnp.sum(_log_prob(x, centre)), LOG_ZERO)
+        value = value + jnp.sum(_log_prob(x, centre))
         if offset is None:
-            return tapped(_contract, value, self.tap, x)
-        return tapped(_contract_exposed, value, self.tap, x, jnp.broadcast_to(jnp.exp(offset), x.shape))
+            return on_support(tapped(_contract, value, self.tap, x), supported)
+        exposure = jnp.broadcast_to(jnp.exp(offset), x.shape)
+        return on_support(tapped(_contract_exposed, value, self.tap, x, exposure), supported)
+
+    def supports(self, x: jax.Array) -> jax.Array:
+        """Whether x [D] can be a datum: 0, 1, 2, ...; a bool."""
+        return jnp.all((x >= 0) & (x == jnp.floor(x)) & (x < jnp.inf))
 
     def sample(self, key: jax.Array) -> jax.Array:
         """One draw per component, floating point, [*batch, D]."""
