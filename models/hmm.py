@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import elbo
 
 from .families import Categorical
+from .families.data import data_log_prob
 from .families.estimate import estimate
 from .kmeans import kmeans
 from .mixture import gaussian
@@ -61,7 +62,7 @@ class MixtureEmission(NamedTuple):
 
     def log_prob(self, y: jax.Array) -> jax.Array:
         """[K], nats."""
-        each = jnp.maximum(self.components.log_prob(y), elbo.LOG_ZERO)
+        each = jnp.maximum(data_log_prob(self.components, y), elbo.LOG_ZERO)
         indicators = jnp.eye(self.weights.values, dtype=each.dtype)
         return jax.nn.logsumexp(each + jax.vmap(self.weights.log_prob, out_axes=1)(indicators), axis=-1)
 
@@ -78,7 +79,7 @@ def emissions(theta: Theta, y: Tree, emit: Emit | None = None) -> jax.Array:
     frames, length = _frames(y)
     present = _present(frames) & (jnp.arange(frames.values.shape[0]) < length)
     values, inputs = _with_stand_ins(present, (frames.values, frames.inputs))
-    emit = emit or (lambda emission, *args: emission.log_prob(*args))
+    emit = emit or data_log_prob
     args = (values,) if inputs is None else (values, inputs)
     log_p = jax.vmap(lambda *a: emit(theta.emission, *a))(*args)
     # a state so narrow that its squares overflow is impossible, not −inf: 0 · (−inf) is NaN

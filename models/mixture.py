@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import elbo
 
 from .families import Categorical, MultivariateNormal
+from .families.data import data_log_prob
 from .families.estimate import estimate
 from .families.multivariate_normal import Covariance
 from .kmeans import kmeans
@@ -29,7 +30,7 @@ class Theta(NamedTuple):
 def log_joint(theta: Theta, z: jax.Array, y: Any) -> jax.Array:
     """ln P(z, y) = Σ_k z_k (ln π_k + ln p_k(y)); z is the indicator of the component, [K]."""
     # a component so narrow that its squares overflow is impossible, not −inf: 0 · (−inf) is NaN
-    log_p = jnp.maximum(theta.components.log_prob(y), elbo.LOG_ZERO)
+    log_p = jnp.maximum(data_log_prob(theta.components, y), elbo.LOG_ZERO)
     return theta.weights.log_prob(z) + jnp.dot(z, log_p, precision=elbo.PRECISION)
 
 
