@@ -4,7 +4,7 @@ from . import linalg
 from .check import check_model
 from .estimators import Automatic, Enumerated, Estimator, Exact, Reparameterized
 from .exact import exact
-from .family import Family, is_family, tapped
+from .family import Family, density, is_family, tapped
 from .model import Model, Params
 from .numerics import IMPOSSIBLE, LOG_ZERO, PRECISION, is_feasible, on_support, safe_log, softplus, sum_is_finite
 from .objective import Decomposition, decompose, elbo, evidence, kl
@@ -76,6 +76,7 @@ __all__ = [
     "chain",
     "check_model",
     "decompose",
+    "density",
     "elbo",
     "evidence",
     "exact",

@@ -1,12 +1,17 @@
 """What a closed-form M step needs of a block of Θ, and the tap through which its statistics are read."""
 
 import dataclasses
-from functools import partial
+from collections.abc import Callable
+from functools import partial, wraps
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import jax
+import jax.numpy as jnp
+
+from .marks import Probe, enter, mark
 
 Tree = Any
+Method = TypeVar("Method", bound=Callable[..., jax.Array])
 
 
 @runtime_checkable
@@ -42,6 +47,32 @@ class Family(Protocol):
 F = TypeVar("F")
 
 
+def density(log_prob: Method) -> Method:
+    """Decorates a family's `log_prob`, so that EM can tell what is done in it from what is done to the family before.
+
+    Without it, EM cannot see that a log_joint calls `log_prob` on a family whose fields were changed, or on an x that
+    depends on them, which makes the closed-form M step a wrong one. It adds nothing to what is computed.
+
+    >>> @jax.tree_util.register_dataclass
+    ... @dataclasses.dataclass(frozen=True)
+    ... class Exponential:
+    ...     log_rate: jax.Array
+    ...     tap: Any = None
+    ...
+    ...     @density
+    ...     def log_prob(self, x):
+    ...         return tapped(jnp.multiply, self.log_rate - jnp.exp(self.log_rate) * x, self.tap, x)
+    >>> Exponential(jnp.zeros(())).log_prob(2.0).tolist()
+    -2.0
+    """
+
+    @wraps(log_prob)
+    def marked(self, *args, **kwargs):
+        return log_prob(enter(self) if isinstance(self.tap, Probe) else self, *args, **kwargs)
+
+    return marked  # type: ignore[return-value]
+
+
 def tapped(contract, value: jax.Array, tap: Tree, *residuals: jax.Array) -> jax.Array:
     """`value`, with ⟨tap, T⟩ added to its derivative only: the forward pass computes nothing for the tap.
 
@@ -51,6 +82,8 @@ def tapped(contract, value: jax.Array, tap: Tree, *residuals: jax.Array) -> jax.
       tap: zeros shaped like the statistics, or None for no tap.
       residuals: the arrays that T is made of.
     """
+    if isinstance(tap, Probe):
+        return mark(value, tap)
     return value if tap is None else _tapped(contract, value, tap, residuals)
 
 
@@ -64,7 +97,14 @@ def _tapped(contract, value, tap, residuals):
 def _tapped_jvp(contract, primals, tangents):
     value, _, residuals = primals
     dvalue, dtap, _ = tangents
-    return value, dvalue + contract(dtap, *residuals)
+    change = contract(dtap, *residuals)
+    if jnp.shape(change) != jnp.shape(value):
+        raise ValueError(
+            f"tapped: contract returned shape {list(jnp.shape(change))} for a tap of shapes "
+            f"{[list(a.shape) for a in jax.tree.leaves(dtap)]}, expected {list(jnp.shape(value))}, that of value. Look "
+            "at zero_statistics, whose shapes the tap has, and at contract"
+        )
+    return value, dvalue + change
 
 
 def with_tap(family: F, tap: Tree) -> F:

@@ -12,6 +12,7 @@ from elbo.exact import terms
 from elbo.family import with_tap
 from elbo.numerics import is_feasible
 from elbo.objective import batch_length
+from elbo.untapped import require_taps
 
 from .chunks import ChunkSize, check_weights, screen, split, sum_over_chunks
 from .priors import add_prior, flatten
@@ -118,6 +119,8 @@ def _summarize(model, estimator, params, ys, weights, keys) -> Statistics:
         q = model.encoder(params.psi, y)
 
         def joint(z):
+            require_taps(model.log_joint, params.theta, z, y)
+
             def tapped_terms(t):
                 return terms(model.log_joint, insert(t), z, y)
 

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from elbo import PRECISION, on_support, safe_log, tapped
+from elbo import PRECISION, density, on_support, safe_log, tapped
 
 from .shapes import check_event, floating
 
@@ -59,6 +59,7 @@ class Bernoulli:
         """P(x_d = 1), [*batch, D]."""
         return jax.nn.sigmoid(self.logits)
 
+    @density
     def log_prob(self, x: jax.Array) -> jax.Array:
         """ln P(x) of one datum x [D] under each component, [*batch], nats; affine in x.
 

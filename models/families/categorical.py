@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from elbo import IMPOSSIBLE, LOG_ZERO, PRECISION, on_support, safe_log, tapped
+from elbo import IMPOSSIBLE, LOG_ZERO, PRECISION, density, on_support, safe_log, tapped
 
 
 @jax.tree_util.register_dataclass
@@ -48,6 +48,7 @@ class Categorical:
         """[*batch, V]."""
         return jax.nn.softmax(self.logits)
 
+    @density
     def log_prob(self, x: jax.Array) -> jax.Array:
         """ln P(x) of one x (an integer scalar, or an indicator [V]) under each distribution, [*batch], nats.
 

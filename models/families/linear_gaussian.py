@@ -7,7 +7,7 @@ from typing import Any, ClassVar, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from elbo import PRECISION, tapped
+from elbo import PRECISION, density, tapped
 from elbo.linalg import ldl, matmul, triangular_inverse
 
 from .shapes import check_event, check_shape, divide, floating, update_log_scale, weighted
@@ -114,6 +114,7 @@ class LinearGaussian:
         """E[y | x] for one x [P], [*batch, D]."""
         return self.bias + self._slope(self._design(x))
 
+    @density
     def log_prob(self, y: jax.Array, x: jax.Array, weight: jax.Array | float | None = None) -> jax.Array:
         """ln N(y; mean(x), noise) of one datum y [D], x [P] under each component, [*batch], nats. O(DP) a component.
 

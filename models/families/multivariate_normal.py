@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from elbo import PRECISION, tapped
+from elbo import PRECISION, density, tapped
 from elbo.linalg import cholesky, ldl, matmul, triangular_inverse
 
 from .shapes import bound_variance, check_event, divide, expand, floating, offsets, update_log_scale, weighted
@@ -115,6 +115,7 @@ class MultivariateNormal:
         inverse = triangular_inverse(self.whitener())
         return matmul(inverse, jnp.swapaxes(inverse, -1, -2))
 
+    @density
     def log_prob(self, x: jax.Array, weight: jax.Array | float | None = None) -> jax.Array:
         """ln N(x; mean, Σ / weight) of one datum x [D] under each component, [*batch], nats. O(D²) a component.
 

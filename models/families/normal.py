@@ -7,7 +7,7 @@ from typing import Any, ClassVar, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from elbo import tapped
+from elbo import density, tapped
 
 from .shapes import check_event, check_shape, divide, floating, offsets, update_log_scale, weighted
 
@@ -76,6 +76,7 @@ class Normal:
         """Standard deviations, [*batch, D]."""
         return jnp.exp(self.log_scale)
 
+    @density
     def log_prob(self, x: jax.Array, weight: jax.Array | float | None = None) -> jax.Array:
         """ln N(x; mean, diag scale² / weight) of one datum x [D] under each component, [*batch], nats.
 

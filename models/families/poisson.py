@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax.scipy.special import gammaln, logsumexp
 
-from elbo import PRECISION, on_support, safe_log, tapped
+from elbo import PRECISION, density, on_support, safe_log, tapped
 
 from .shapes import check_event, divide, floating
 
@@ -66,6 +66,7 @@ class Poisson:
         """Expected counts, [*batch, D]."""
         return jnp.exp(self.log_rate)
 
+    @density
     def log_prob(self, x: jax.Array, offset: jax.Array | None = None) -> jax.Array:
         """ln P(x) of one datum x [D] under each component, [*batch], nats; `LOG_ZERO` unless x is 0, 1, 2, ...
 
