@@ -42,9 +42,9 @@ class Probe:
 
 def enter(family: F) -> F:
     """The family, with a mark on each of its fields: what is computed from them now belongs to its log_prob."""
-    leaves, treedef = jax.tree_util.tree_flatten_with_path(family)
+    leaves = jax.tree_util.tree_leaves_with_path(family)
     names = tuple(jax.tree_util.keystr(path[:1]).lstrip(".") for path, _ in leaves)
-    marked = treedef.unflatten(enter_p.bind(*(leaf for _, leaf in leaves), names=names))
+    marked = jax.tree.unflatten(jax.tree.structure(family), enter_p.bind(*(leaf for _, leaf in leaves), names=names))
     return replace(marked, tap=replace(marked.tap, entered=True))
 
 

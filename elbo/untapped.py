@@ -150,13 +150,14 @@ def require_taps(log_joint: Callable[..., Any], theta: Tree, z: Tree, y: Tree) -
 @remembered
 def _require_taps(log_joint: Callable[..., Any], treedef: Any, leaves: tuple) -> None:
     theta, z, y = treedef.unflatten(leaves)
-    paths, tree = jax.tree_util.tree_flatten_with_path(theta, is_leaf=is_family)
+    paths = jax.tree_util.tree_leaves_with_path(theta, is_leaf=is_family)
+    tree = jax.tree.structure(theta, is_leaf=is_family)
     nodes = [with_tap(leaf, None) if is_family(leaf) else leaf for _, leaf in paths]
     taps = [jax.eval_shape(leaf.zero_statistics) if is_family(leaf) else None for leaf in nodes]
 
     def tapped_terms(nodes, taps, z, y):
         probed = [n if t is None else with_tap(n, Probe(t)) for n, t in zip(nodes, taps, strict=True)]
-        return terms(log_joint, tree.unflatten(probed), z, y)
+        return terms(log_joint, jax.tree.unflatten(tree, probed), z, y)
 
     jaxpr = jax.make_jaxpr(tapped_terms)(nodes, taps, z, y).jaxpr
     inputs = [value for i, node in enumerate(nodes) for value in _fields(i, node)]
@@ -339,10 +340,12 @@ def _join(curves: Sequence[str]) -> str:
 
 def _merge(*values: _Value) -> _Value:
     """One of several, whichever."""
-    sets = [_NONE.union(*(getattr(v, name) for v in values)) for name in ("reads", "inside", "changed", "through")]
+    reads, inside, changed, through = (
+        _NONE.union(*(getattr(v, name) for v in values)) for name in ("reads", "inside", "changed", "through")
+    )
     blame = next((v.blame for v in values if v.blame), "")
     image = values[0].image if len({v.image for v in values}) == 1 else None
-    return _Value(*sets, _join([v.curve for v in values]), blame, image)
+    return _Value(reads, inside, changed, through, _join([v.curve for v in values]), blame, image)
 
 
 def _touch(value: _Value, other: _Value) -> _Value:

@@ -115,7 +115,7 @@ class LinearGaussian:
         return self.bias + self._slope(self._design(x))
 
     @density
-    def log_prob(self, y: jax.Array, x: jax.Array, weight: jax.Array | float | None = None) -> jax.Array:
+    def log_prob(self, y: jax.Array, x: jax.Array, weight: jax.Array | None = None) -> jax.Array:
         """ln N(y; mean(x), noise) of one datum y [D], x [P] under each component, [*batch], nats. O(DP) a component.
 
         Args:

@@ -116,7 +116,7 @@ class MultivariateNormal:
         return matmul(inverse, jnp.swapaxes(inverse, -1, -2))
 
     @density
-    def log_prob(self, x: jax.Array, weight: jax.Array | float | None = None) -> jax.Array:
+    def log_prob(self, x: jax.Array, weight: jax.Array | None = None) -> jax.Array:
         """ln N(x; mean, Σ / weight) of one datum x [D] under each component, [*batch], nats. O(D²) a component.
 
         Args:

@@ -77,7 +77,7 @@ class Normal:
         return jnp.exp(self.log_scale)
 
     @density
-    def log_prob(self, x: jax.Array, weight: jax.Array | float | None = None) -> jax.Array:
+    def log_prob(self, x: jax.Array, weight: jax.Array | None = None) -> jax.Array:
         """ln N(x; mean, diag scale² / weight) of one datum x [D] under each component, [*batch], nats.
 
         Args:
