@@ -1,5 +1,6 @@
 """Rules made of rules: one after the other, many times, on part of the parameters, on small batches."""
 
+from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
@@ -8,8 +9,10 @@ import jax.numpy as jnp
 from elbo import Params
 from elbo.objective import batch_length
 
+from .arguments import require_rule
 from .chunks import check_weights, split
-from .rule import Info, Rule
+from .moving import moves
+from .rule import Info, Rule, rule_of
 
 Tree = Any
 
@@ -26,11 +29,20 @@ def chain(*rules: Rule) -> Rule:
     """
     if not rules:
         raise ValueError("rules: got none, expected at least one rule")
+    for i, rule in enumerate(rules):
+        require_rule(f"rules[{i}]", rule)
+    return rule_of(_Chain(rules))
 
-    def init(params: Params) -> tuple:
-        return tuple(rule.init(params) for rule in rules)
 
-    def update(key, params, state, ys, *, weights=None):
+@dataclass(frozen=True, eq=False)
+class _Chain:
+    rules: tuple[Rule, ...]
+
+    def init(self, params: Params) -> tuple:
+        return tuple(rule.init(params) for rule in self.rules)
+
+    def update(self, key, params, state, ys, *, weights=None):
+        rules = self.rules
         if len(state) != len(rules):
             raise ValueError(
                 f"state: got {len(state)} entries for {len(rules)} chained rules; use the state of this rule's init"
@@ -43,18 +55,16 @@ def chain(*rules: Rule) -> Rule:
             infos.append(info)
         return params, tuple(new_state), merge(infos)
 
-    return Rule(init, jax.jit(update))
+    def rebuild(self, **options) -> Rule | None:
+        new = [rebuilt(rule, **options) for rule in self.rules]
+        if all(rule is None for rule in new):
+            return None
+        return chain(*(old if rule is None else rule for old, rule in zip(self.rules, new, strict=True)))
 
 
 def merge(infos: list[Info]) -> Info:
     """The last report, with what went wrong in any of them."""
-    return infos[-1]._replace(
-        feasible=jnp.all(jnp.stack([i.feasible for i in infos])),
-        dropped=jnp.max(jnp.stack([i.dropped for i in infos])),
-        empty=jnp.max(jnp.stack([i.empty for i in infos])),
-        finite=jnp.all(jnp.stack([i.finite for i in infos])),
-        floored=jnp.max(jnp.stack([i.floored for i in infos])),
-    )
+    return worst(jax.tree.map(lambda *a: jnp.stack(a), *infos), infos[-1])
 
 
 def repeat(rule: Rule, times: int) -> Rule:
@@ -65,30 +75,59 @@ def repeat(rule: Rule, times: int) -> Rule:
     >>> repeat(Rule(lambda params: (), double), 3).update(None, Params(jnp.ones(()), ()), (), None)[0].theta.tolist()
     8.0
     """
+    require_rule("rule", rule)
     if times < 1:
         raise ValueError(f"times: got {times}, expected at least 1")
+    return rule_of(_Repeat(rule, times))
 
-    def update(key, params, state, ys, *, weights=None):
+
+@dataclass(frozen=True, eq=False)
+class _Repeat:
+    rule: Rule
+    times: int
+
+    def init(self, params: Params) -> Tree:
+        return self.rule.init(params)
+
+    def update(self, key, params, state, ys, *, weights=None):
         def step(carry, k):
             params, state = carry
-            params, state, info = rule.update(k, params, state, ys, weights=weights)
+            params, state, info = self.rule.update(k, params, state, ys, weights=weights)
             return (params, state), info
 
-        (params, state), infos = jax.lax.scan(step, (params, state), split(key, times), length=times)
-        return params, state, Info(*_reduced(infos, lambda a: a[-1]))
+        (params, state), infos = jax.lax.scan(step, (params, state), split(key, self.times), length=self.times)
+        return params, state, worst(infos, jax.tree.map(lambda a: a[-1], infos))
 
-    return Rule(rule.init, jax.jit(update))
+    def rebuild(self, **options) -> Rule | None:
+        new = rebuilt(self.rule, **options)
+        return None if new is None else repeat(new, self.times)
+
+
+def worst(infos: Info, last: Info) -> Info:
+    """The last report, with what went wrong in any of those that `infos` holds along a leading axis."""
+    return last._replace(
+        feasible=jnp.all(infos.feasible),
+        dropped=jnp.max(infos.dropped),
+        empty=jnp.max(infos.empty),
+        finite=jnp.all(infos.finite),
+        floored=jnp.max(infos.floored),
+    )
 
 
 def restrict(rule: Rule, *where: Any) -> Rule:
     """The rule, moving only the named parts of the parameters; the others keep their values.
 
-    A closed-form M step moves a family as a whole: half of an argmax is not the argmax of that half, so name whole
-    families when the rule is `em_step` or `vem_step` and the objective must not decrease.
+    The rule is made again so that it knows nothing but what moves: a gradient step, its clipping, line search, moments
+    and state are those of the named leaves; a closed-form M step replaces the named families, and the exact posterior
+    still follows Θ. A rule of your own, without a `rebuild`, runs as it is, and what may not move is put back.
 
     Args:
       rule: any rule.
       where: dotted names of subtrees, such as "theta.weights" or "psi"; or one pytree of bools, a prefix of `Params`.
+
+    Raises:
+      ValueError: a name that matches nothing, or a part of a family that a closed-form M step moves as a whole; when
+        `init` or `update` is called.
 
     >>> from optim import Rule
     >>> def update(key, params, state, ys, *, weights=None):
@@ -97,55 +136,49 @@ def restrict(rule: Rule, *where: Any) -> Rule:
     >>> restrict(add, "theta.a").update(None, Params({"a": jnp.zeros(()), "b": jnp.zeros(())}, ()), (), None)[0].theta
     {'a': Array(1., dtype=float32...), 'b': Array(0., dtype=float32...)}
     """
+    require_rule("rule", rule)
     if not where:
         raise ValueError("where: got nothing, expected dotted names such as 'theta.weights', or one pytree of bools")
-
-    def init(params: Params) -> Tree:
-        selected(params, where)
-        return rule.init(params)
-
-    def update(key, params, state, ys, *, weights=None):
-        moves = selected(params, where)
-        new, state, info = rule.update(key, params, state, ys, weights=weights)
-        leaves, treedef = jax.tree.flatten(new)
-        kept = [n if m else o for n, m, o in zip(leaves, moves, jax.tree.leaves(params), strict=True)]
-        return jax.tree.unflatten(treedef, kept), state, info
-
-    return Rule(init, jax.jit(update))
+    new = rebuilt(rule, where=(where,))
+    assert new is not None  # any rule can be masked
+    return new
 
 
-def selected(params: Params, where: tuple) -> list[bool]:
-    """Which leaves of params are named, by dotted names or by one prefix tree of bools; raises where none match."""
-    paths = [
-        jax.tree_util.keystr(path, simple=True, separator=".")
-        for path, _ in jax.tree_util.tree_leaves_with_path(params)
-    ]
-    if all(isinstance(name, str) for name in where):
-        for name in where:
-            if not any(_within(path, name) for path in paths):
-                raise ValueError(
-                    f"where: no part of the parameters is named {name!r}; the leaves are: {', '.join(paths)}"
-                )
-        return [any(_within(path, name) for name in where) for path in paths]
-    mask = where[0]
-    try:
-        full = jax.tree.map(lambda m, part: jax.tree.map(lambda _: m, part), mask, params)
-    except (ValueError, TypeError) as error:
-        raise ValueError(
-            f"where: the tree of bools {jax.tree.structure(mask)} is not a prefix of the parameters "
-            f"{jax.tree.structure(params)}: {error}"
-        ) from error
-    moves = jax.tree.leaves(full)
-    if len(where) > 1 or not all(isinstance(m, bool) for m in moves):
-        raise TypeError(f"where: got {where!r}, expected dotted names, or one pytree of Python bools")
-    return moves
+@dataclass(frozen=True, eq=False)
+class _Masked:
+    """A rule without `rebuild`: what may not move is put back after its update."""
+
+    rule: Rule
+    where: tuple
+
+    def init(self, params: Params) -> Tree:
+        moves(params, self.where)
+        return self.rule.init(params)
+
+    def update(self, key, params, state, ys, *, weights=None):
+        chosen = moves(params, self.where)
+        new, state, info = self.rule.update(key, params, state, ys, weights=weights)
+        return jax.tree.map(lambda m, n, o: n if m else o, chosen, new, params), state, info
+
+    def rebuild(self, *, where=(), rate=None, total=None):
+        return rule_of(replace(self, where=(*self.where, *where))) if where else None
+
+
+def rebuilt(rule: Rule, *, where: tuple = (), rate: Any = None, total: jax.Array | None = None) -> Rule | None:
+    """The rule with other options (see `Rebuild`), None where they mean nothing to it; any rule can be restricted."""
+    if rule.rebuild is not None:
+        return rule.rebuild(where=where, rate=rate, total=total)
+    return rule_of(_Masked(rule, where)) if where else None
 
 
 def minibatches(rule: Rule, size: int) -> Rule:
     """One pass of the rule over the data in minibatches, in an order drawn from the key; a short last batch is padded.
 
-    `info.elbo` and `info.objective` are means over the batches, measured as the parameters move; `info.dropped` is the
-    sum over the batches.
+    Each batch stands for the whole: the weights of the B data in it are multiplied by N / B, so that a prior is counted
+    once beside all N and not anew in every batch. Data of weight 0 are not drawn and not counted in N.
+
+    `info.elbo` and `info.objective` are means over the data, measured as the parameters move; `info.dropped` and
+    `info.weight` are sums over the batches; `info.empty` is the largest of any batch.
 
     Args:
       rule: any rule.
@@ -154,53 +187,90 @@ def minibatches(rule: Rule, size: int) -> Rule:
     >>> def count(key, params, state, ys, *, weights=None):
     ...     return params, state + jnp.sum(weights * ys), Info(elbo=0.0, objective=0.0)
     >>> rule = minibatches(Rule(lambda params: jnp.zeros(()), count), 2)
-    >>> params, ys = Params(jnp.ones(()), ()), jnp.array([1.0, 10.0, 100.0])
-    >>> rule.update(jax.random.key(0), params, rule.init(params), ys)[1].tolist()
-    111.0
+    >>> params, ys = Params(jnp.ones(()), ()), jnp.array([1.0, 1.0, 1.0, 1.0])
+    >>> rule.update(jax.random.key(0), params, rule.init(params), ys)[1].tolist()  # two batches, each for all four
+    8.0
     """
+    require_rule("rule", rule)
     if size < 1:
         raise ValueError(f"size: got {size}, expected at least 1")
+    return rule_of(_Minibatches(rule, size))
 
-    def update(key, params, state, ys, *, weights=None):
+
+@dataclass(frozen=True, eq=False)
+class _Minibatches:
+    rule: Rule
+    size: int
+    total: jax.Array | None = None
+
+    def init(self, params: Params) -> Tree:
+        return self.rule.init(params)
+
+    def update(self, key, params, state, ys, *, weights=None):
         if key is None:
             raise ValueError(
                 "key: got None, but minibatches() draws the order of the data; pass key=jax.random.key(seed)"
             )
         count = batch_length(ys)
+        some = weights is not None
         weights = check_weights(weights, count, params)
         order_key, step_key = jax.random.split(key)
-        batches = -(-count // size)
+        batches = -(-count // self.size)
         order = jax.random.permutation(order_key, count)
-        index = jnp.arange(batches * size)
-        rows = order[index % count].reshape(batches, size)
-        real = (index < count).reshape(batches, size)
+        if some:
+            order = order[jnp.argsort(weights[order] <= 0, stable=True)]
+        used = jnp.maximum(jnp.sum(weights > 0), 1) if some else count
+        index = jnp.arange(batches * self.size)
+        rows = order[index % count].reshape(batches, self.size)
+        real = (index < count).reshape(batches, self.size)
+        if some:
+            real = real & (weights[rows] > 0)
+        shares = jnp.sum(real, 1) / used
+        rule = rebuilt(self.rule, total=jnp.sum(weights) if self.total is None else self.total) or self.rule
 
         def step(carry, inputs):
-            k, row, mask = inputs
+            k, row, mask, share = inputs
             batch = jax.tree.map(lambda a: a[row], ys)
-            params, state = carry
-            params, state, info = rule.update(k, params, state, batch, weights=jnp.where(mask, weights[row], 0))
+            scaled = jnp.where(mask, weights[row] / share.astype(weights.dtype), 0)
+
+            def move(params, state):
+                return rule.update(k, params, state, batch, weights=scaled)
+
+            def stay(params, state):
+                return params, state, nothing(jax.eval_shape(move, params, state)[2])
+
+            params, state, info = jax.lax.cond(share > 0, move, stay, *carry) if some else move(*carry)
             return (params, state), info
 
-        (params, state), infos = jax.lax.scan(step, (params, state), (jax.random.split(step_key, batches), rows, real))
-        info = Info(*_reduced(infos, jnp.nanmean))
-        return params, state, info._replace(dropped=jnp.sum(infos.dropped), weight=jnp.sum(infos.weight))
+        keys = jax.random.split(step_key, batches)
+        (params, state), infos = jax.lax.scan(step, (params, state), (keys, rows, real, shares))
+        return params, state, pooled(infos, shares)
 
-    return Rule(rule.init, jax.jit(update))
+    def rebuild(self, *, where=(), rate=None, total=None) -> Rule | None:
+        inner = rebuilt(self.rule, where=where, rate=rate) if where or rate is not None else self.rule
+        return (
+            None if inner is None else rule_of(replace(self, rule=inner, total=self.total if total is None else total))
+        )
 
 
-def _reduced(infos: Info, value) -> tuple:
-    return (
-        value(infos.elbo),
-        value(infos.objective),
-        jnp.all(infos.feasible),
-        jnp.max(infos.dropped),
-        jnp.max(infos.empty),
-        jnp.all(infos.finite),
-        jnp.max(infos.floored),
-        infos.weight[-1],
+def pooled(infos: Info, shares: jax.Array) -> Info:
+    """The report of a pass, from those of its batches [B], each of which stood for the whole but is a share of it."""
+    weight = jnp.asarray(infos.weight * shares)
+    total = jnp.sum(weight)
+
+    def mean(values):
+        return jnp.where(
+            total > 0, jnp.sum(jnp.where(weight > 0, weight * values, 0)) / jnp.where(total > 0, total, 1), jnp.nan
+        )
+
+    return worst(infos, infos)._replace(
+        elbo=mean(infos.elbo), objective=mean(infos.objective), dropped=jnp.sum(infos.dropped), weight=total
     )
 
 
-def _within(path: str, name: str) -> bool:
-    return path == name or path.startswith(name + ".")
+def nothing(info: Info) -> Info:
+    """The report, shaped like `info`, of an update without data."""
+    blank = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), info)
+    unknown = jnp.full_like(blank.elbo, jnp.nan)
+    true = jnp.ones_like(blank.feasible)
+    return blank._replace(elbo=unknown, objective=unknown, feasible=true, finite=true)

@@ -1,32 +1,38 @@
-"""Part of a closed-form step: what keeps EM stable where its statistics are noisy."""
-
-from typing import Any
+"""Stochastic EM: closed-form M steps from running averages of expected statistics."""
 
 import jax
+import jax.numpy as jnp
 
-from elbo import Model, Params, is_family
+from elbo import Model
 
-from .guard import keep_finite
-from .priors import flatten
+from .arguments import require_model, require_rule
+from .averages import Rate
+from .compose import rebuilt
 from .rule import Rule
 
-Tree = Any
 
+def damp(model: Model, rule: Rule, rate: Rate) -> Rule:
+    """The rule, with its closed-form M steps taken from running averages of the expected statistics.
 
-def damp(model: Model, rule: Rule, rate: float) -> Rule:
-    """The rule, moving each family only a part of the way, in its expected statistics; other leaves move all the way.
+        S_t = (1 − γ_t) S_{t−1} + γ_t s_t,     θ_t = argmax of E ln f_θ at S_t (+ ln prior)
 
-        θ_new = argmax of E ln f_θ(x) over x ~ (1 − rate) f_old + rate f_rule
+    For sampled latents, minibatches and streams: online EM (Cappé & Moulines 2009), the stochastic approximation of EM
+    (Delyon, Lavielle & Moulines 1999). s_t are the expected statistics of batch t under θ_{t−1}; the M step, which is
+    not linear, reads a mean over the last 1/γ batches and not the noise of one. A constant rate ends near a fixed point
+    of the rule, at a distance that falls with the rate; rates with Σ γ_t = ∞ and Σ γ_t² < ∞ converge to it.
 
-    For sampled latents and minibatches: the stochastic approximation of EM (Delyon, Lavielle & Moulines 1999; Cappé &
-    Moulines 2009) with a constant step, each component with the same one, however few data it has in the batch. The
-    old parameters stand for the running average of the statistics, so that no other state is kept. Fixed points are
-    those of the rule.
+    S_0 is what the starting parameters expect of as many data as each component has been seen to have, so that a
+    component moves by no more than the share 1 − Π (1 − γ_j) of the way to its data, however few they are. The averages
+    are the state of the rule: `init` begins them anew.
+
+    What has no closed-form M step, such as the gradient steps of a chain, stays as it is. To move only a part of the
+    families so, damp a rule that is restricted to them.
 
     Args:
-      model: its encoder's exact E step, where it has one, is taken anew after the part of the step.
-      rule: any rule; for instance `em_step(model, keep=True)`.
-      rate: in (0, 1]; 1 is the rule itself.
+      model: of the rule.
+      rule: made of `em_step` or `vem_step` by any of chain, repeat, restrict and minibatches.
+      rate: γ in (0, 1], also traced; or an optax schedule, a function of the number of batches before, from 0. 1 is the
+        rule itself. A traced rate outside of [0, 1] makes the update rejected (`info.finite`).
 
     >>> import elbo, jax.numpy as jnp
     >>> from models.families import Bernoulli
@@ -34,33 +40,21 @@ def damp(model: Model, rule: Rule, rate: float) -> Rule:
     >>> log_joint = lambda theta, z, y: jnp.sum(z) + jnp.dot(jnp.ones(1), theta.log_prob(y))
     >>> model = elbo.Model(log_joint, elbo.exact(log_joint, elbo.categorical(1)))
     >>> coin = Bernoulli.create(jnp.array([[0.5]]))
-    >>> rule, ys = damp(model, em_step(model), 0.1), jnp.array([[1.0], [1.0]])
-    >>> rule.update(None, Params(coin, coin), (), ys)[0].theta.probabilities().tolist()
+    >>> rule, params, ys = damp(model, em_step(model), 0.1), elbo.Params(coin, coin), jnp.array([[1.0], [1.0]])
+    >>> rule.update(None, params, rule.init(params), ys)[0].theta.probabilities().tolist()
     [[0.55]]
     """
-    if not 0 < rate <= 1:
-        raise ValueError(f"rate: got {rate}, expected a number in (0, 1]; 1 takes the whole step")
-    if rate == 1:
-        return rule
-
-    def between(old, new):
-        if not is_family(old):
-            return new
-        if not hasattr(old, "statistics_of"):
-            raise TypeError(
-                f"theta: {type(old).__name__} has no statistics_of(reference), which a part of a step is made of; "
-                "add that method, or use rate=1"
-            )
-        mixed = jax.tree.map(lambda a, b: (1 - rate) * a + rate * b, old.statistics_of(old), old.statistics_of(new))
-        return old.maximize(mixed)
-
-    def update(key, params, state, ys, *, weights=None):
-        moved, state, info = rule.update(key, params, state, ys, weights=weights)
-        pairs = zip(flatten(params.theta)[0], flatten(moved.theta)[0], strict=True)
-        theta = flatten(params.theta)[1].unflatten([between(old, new) for old, new in pairs])
-        theta, finite = keep_finite(theta, params.theta)
-        step = getattr(model.encoder, "e_step", None)
-        psi = moved.psi if step is None else step(theta, moved.psi)
-        return Params(theta, psi), state, info._replace(finite=info.finite & finite)
-
-    return Rule(rule.init, jax.jit(update))
+    require_model(model)
+    require_rule("rule", rule)
+    if not callable(rate):
+        if jnp.shape(rate) != ():
+            raise ValueError(f"rate: got shape {list(jnp.shape(rate))}, expected one number, or an optax schedule")
+        if not isinstance(rate, jax.core.Tracer) and not 0 < rate <= 1:
+            raise ValueError(f"rate: got {rate}, expected a number in (0, 1]; 1 takes the whole step")
+    new = rebuilt(rule, rate=rate)
+    if new is None:
+        raise TypeError(
+            "rule: has no closed-form M step to be damped, expected one made of em_step or vem_step by chain, repeat, "
+            "restrict or minibatches. A gradient step is made smaller by its optimiser"
+        )
+    return new

@@ -1,5 +1,6 @@
 """EG, expected gradient: exact E step, gradient M step."""
 
+from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
@@ -8,10 +9,12 @@ import optax
 from elbo import Model, Params
 from elbo.estimators import Estimator
 
+from .arguments import require_model, require_optimizer, require_params
 from .chunks import ChunkSize
 from .em import exact_e_step
 from .gradient import Ascent, ascend
-from .rule import Rule
+from .moving import join, moves, part
+from .rule import Rule, rule_of
 
 Tree = Any
 
@@ -42,17 +45,39 @@ def eg_step(
     >>> rule.update(None, params, rule.init(params), jnp.ones(3))[0].theta.tolist()
     [0.25, 0.25]
     """
-    ascent = Ascent(model, optimizer, prior, estimator, chunk_size)
+    require_model(model)
+    require_optimizer(optimizer)
+    return rule_of(_Step(Ascent(model, optimizer, prior, estimator, chunk_size)))
 
-    def init(params: Params) -> Tree:
-        exact_e_step(model, params)
-        return optimizer.init(params.theta)
 
-    def update(key, params, state, ys, *, weights=None):
-        def assemble(theta):
-            return Params(theta, jax.lax.stop_gradient(exact_e_step(model, Params(theta, params.psi))))
+@dataclass(frozen=True, eq=False)
+class _Step:
+    ascent: Ascent
+    where: tuple = ()
 
-        theta, state, info = ascend(ascent, assemble, params.theta, state, ys, weights, key)
-        return Params(theta, exact_e_step(model, Params(theta, params.psi))), state, info
+    def init(self, params: Params) -> Tree:
+        require_params(params)
+        exact_e_step(self.ascent.model, params)
+        return self.ascent.init(self.moving(params))
 
-    return Rule(init, jax.jit(update))
+    def update(self, key, params, state, ys, *, weights=None):
+        require_params(params)
+
+        def e_step(theta):
+            return exact_e_step(self.ascent.model, Params(theta, params.psi))
+
+        def assemble(moving):
+            theta = join(moving, params.theta)
+            return Params(theta, jax.lax.stop_gradient(e_step(theta)))
+
+        moved, state, info = ascend(self.ascent, assemble, self.moving(params), state, ys, weights, key)
+        theta = join(moved, params.theta)
+        return Params(theta, e_step(theta)), state, info
+
+    def rebuild(self, *, where=(), rate=None, total=None):
+        if rate is not None:
+            return None
+        return rule_of(replace(self, ascent=self.ascent.with_total(total), where=(*self.where, *where)))
+
+    def moving(self, params: Params) -> Tree:
+        return part(params.theta, moves(params, self.where).theta)

@@ -1,18 +1,16 @@
 """EM: exact E step, exact M step."""
 
+from dataclasses import dataclass, replace
 from typing import Any
 
-import jax
-import jax.numpy as jnp
-
-from elbo import Model, Params, is_family, remembered
+from elbo import Model, Params, remembered
 from elbo.estimators import Estimator
 
+from .arguments import require_model, require_params
 from .chunks import ChunkSize
-from .guard import keep_finite
-from .priors import add_prior, log_prior
-from .rule import Info, Rule
-from .statistics import Statistics, count_empty, count_floored, expected_statistics, maximize
+from .m_step import MStep
+from .rule import Rule, rule_of
+from .statistics import expected_statistics
 
 Tree = Any
 
@@ -49,41 +47,37 @@ def em_step(
     ([0.5714, 0.75], -0.6931)
     """
 
-    def init(params: Params) -> tuple:
-        require_families(params.theta, keep)
-        exact_e_step(model, params)
-        return ()
+    require_model(model)
+    return rule_of(_Step(model, MStep(prior, keep), chunk_size, estimator))
 
-    def update(key, params, state, ys, *, weights=None):
-        require_families(params.theta, keep)
-        theta = params.theta
-        tied = Params(theta, exact_e_step(model, params))
+
+@dataclass(frozen=True, eq=False)
+class _Step:
+    model: Model
+    m_step: MStep
+    chunk_size: ChunkSize
+    estimator: Estimator | None
+
+    def init(self, params: Params) -> Tree:
+        require_params(params)
+        exact_e_step(self.model, params)
+        return self.m_step.init(params)
+
+    def update(self, key, params, state, ys, *, weights=None):
+        require_params(params)
+        tied = Params(params.theta, exact_e_step(self.model, params))
+        self.m_step.moving(params)
         statistics = expected_statistics(
-            model, tied, ys, weights=weights, key=key, estimator=estimator, chunk_size=chunk_size
+            self.model, tied, ys, weights=weights, key=key, estimator=self.estimator, chunk_size=self.chunk_size
         )
-        new = maximize(theta, statistics, prior=prior)
-        new, finite = keep_finite(new, theta)
+        theta, state, info = self.m_step.update(tied, statistics, state)
         # the next E step is a copy, so it is taken at once: what is returned is a model with its own posterior
-        return Params(new, exact_e_step(model, Params(new, tied.psi))), state, info_of(theta, statistics, prior, finite)
+        return Params(theta, exact_e_step(self.model, Params(theta, tied.psi))), state, info
 
-    return Rule(init, jax.jit(update))
-
-
-def info_of(theta: Tree, statistics: Statistics, prior: Tree, finite: jax.Array) -> Info:
-    """What the statistics say of the parameters that they were measured with."""
-    total = jnp.where(statistics.weight > 0, statistics.weight, 1)
-    bound = jnp.where(statistics.weight > 0, statistics.elbo / total, jnp.nan)
-    empty = count_empty(theta, add_prior(theta, statistics.families, prior))
-    return Info(
-        elbo=bound,
-        objective=bound + log_prior(theta, prior) / total,
-        feasible=statistics.dropped == 0,
-        dropped=statistics.dropped,
-        empty=empty,
-        finite=finite,
-        floored=count_floored(theta),
-        weight=statistics.weight,
-    )
+    def rebuild(self, *, where=(), rate=None, total=None):
+        if not where and rate is None:
+            return None
+        return rule_of(replace(self, m_step=self.m_step.rebuild(where, rate)))
 
 
 def exact_e_step(model: Model, params: Params) -> Tree:
@@ -95,18 +89,3 @@ def exact_e_step(model: Model, params: Params) -> Tree:
             "elbo.exact(log_joint, structure), or use a rule with a gradient E step: vem_step or vae_step"
         )
     return step(params.theta, params.psi)
-
-
-def require_families(theta: Tree, keep: bool) -> None:
-    """Raises if theta has a leaf without a closed-form M step, unless it is to be kept as it is."""
-    leaves = [
-        (path, leaf)
-        for path, leaf in jax.tree_util.tree_leaves_with_path(theta, is_leaf=is_family)
-        if not is_family(leaf)
-    ]
-    if leaves and not keep:
-        names = ", ".join("theta" + jax.tree_util.keystr(path) for path, _ in leaves[:5])
-        raise TypeError(
-            f"theta: {names} {'has' if len(leaves) == 1 else 'have'} no closed-form M step (not a Family). Make it a "
-            "family, move it with eg_step or vae_step, or pass keep=True to leave it as it is"
-        )

@@ -32,6 +32,8 @@ class Ascent(NamedTuple):
       prior: theta with priors in place of families, or None.
       estimator: how to take the expectation; None for `Automatic`.
       chunk_size: data looked at in one go; None for all.
+      total: Σ w of the whole that a batch stands for, which its objective is divided by; None for its own Σ w. A batch
+        divided by its own sum would count heavy data for too little.
     """
 
     model: Model
@@ -39,6 +41,15 @@ class Ascent(NamedTuple):
     prior: Tree
     estimator: Estimator | None
     chunk_size: ChunkSize
+    total: jax.Array | None = None
+
+    def init(self, moving: Tree) -> Tree:
+        """The optimiser's state for the leaves that move; where none does, the optimiser is not asked."""
+        return self.optimizer.init(moving) if jax.tree.leaves(moving) else ()
+
+    def with_total(self, total: jax.Array | None) -> "Ascent":
+        """The same with another `total`, unless that is None."""
+        return self if total is None else self._replace(total=total)
 
 
 class _Sums(NamedTuple):
@@ -86,39 +97,44 @@ def ascend(
         gradient, sums = jax.grad(total, has_aux=True)(moving, ys, weights, keys)
         return sums, gradient
 
-    def per_datum(sums):
-        return jnp.where(sums.weight > 0, sums.weight, 1)
+    def size(sums):
+        return jnp.where(sums.weight > 0, sums.weight, 1) if ascent.total is None else ascent.total
 
     def penalty(moving):
         return log_prior(assemble(moving).theta, ascent.prior)
 
     def loss(moving):
         sums = sum_over_chunks(lambda *args: total(*args)[1], moving, ys, weights, keys, ascent.chunk_size)
-        return -(sums.bound + penalty(moving)) / per_datum(sums)
+        return -(sums.bound + penalty(moving)) / size(sums)
 
     sums, gradient = sum_over_chunks(slope, moving, ys, weights, keys, ascent.chunk_size)
-    value = sums.bound
+    value, extra = sums.bound, 0.0
     if ascent.prior is not None:
         extra, slope_of_prior = jax.value_and_grad(penalty)(moving)
         value, gradient = value + extra, jax.tree.map(jnp.add, gradient, slope_of_prior)
-    objective = jnp.where(sums.weight > 0, value / per_datum(sums), jnp.nan)
-    scale = -1 / per_datum(sums)
+    scale = -1 / size(sums)
     optimizer = optax.with_extra_args_support(ascent.optimizer)
 
     def step(moving, state, gradient):
         downhill = jax.tree.map(lambda g: g * scale, gradient)
-        updates, state = optimizer.update(downhill, state, moving, value=-objective, grad=downhill, value_fn=loss)
+        updates, state = optimizer.update(downhill, state, moving, value=value * scale, grad=downhill, value_fn=loss)
         moved = _keep_fixed(optax.apply_updates(moving, updates), moving)
         return choose_finite(moved, moving), state, sum_is_finite(_witnesses(updates))
 
     def stay(moving, state, gradient):
-        return moving, state, jnp.array(False)
+        return moving, state, sum_is_finite(gradient)
 
-    # a branch, not a selection: that would hold old and new parameters and state at once
-    moved, state, finite = jax.lax.cond(sum_is_finite(gradient), step, stay, moving, state, gradient)
+    # without data nothing moves, neither towards a prior nor by a momentum
+    go = sum_is_finite(gradient) if ascent.total is not None else sum_is_finite(gradient) & (sums.weight > 0)
+    if jax.tree.leaves(moving):
+        # a branch, not a selection: that would hold old and new parameters and state at once
+        moved, state, finite = jax.lax.cond(go, step, stay, moving, state, gradient)
+    else:
+        moved, finite = moving, jnp.array(True)
+    per_datum = jnp.where(sums.weight > 0, sums.bound / jnp.where(sums.weight > 0, sums.weight, 1), jnp.nan)
     info = Info(
-        elbo=jnp.where(sums.weight > 0, sums.bound / per_datum(sums), jnp.nan),
-        objective=objective,
+        elbo=per_datum,
+        objective=per_datum + extra / size(sums),
         feasible=sums.dropped == 0,
         dropped=sums.dropped,
         empty=jnp.zeros((), jnp.int32),

@@ -1,7 +1,8 @@
 """What every update rule is, and what it tells a person."""
 
 from collections.abc import Callable
-from typing import Any, NamedTuple, Protocol
+from functools import update_wrapper
+from typing import Any, NamedTuple, Protocol, cast
 
 import jax
 
@@ -54,6 +55,9 @@ class Update(Protocol):
           state: what the previous step, or `init`, returned.
           ys: pytree of data with a leading axis N.
           weights: [N] >= 0, how often each datum counts; 1 by default. A datum of weight 0 (padding) is not looked at.
+            Their sum says how much data the batch stands for: a prior is counted once beside it. In a loop of your own
+            over batches of B out of N data pass `jnp.full(B, N / B)`, so that each batch stands for the whole, as
+            `minibatches` does; with 1 for each datum the prior would be counted anew in every batch.
 
         Returns:
           New params, new state, and the `Info` of the params given.
@@ -61,8 +65,49 @@ class Update(Protocol):
         ...
 
 
+class Rebuild(Protocol):
+    """The same rule with other options."""
+
+    def __call__(self, *, where: tuple = (), rate: Any = None, total: jax.Array | None = None) -> "Rule | None":
+        """What `restrict`, `damp` and `minibatches` ask of a rule; an option that is not given stays as it is.
+
+        Args:
+          where: moves only the leaves that each entry names (see `Where`), and those that it moved before.
+          rate: takes closed-form M steps from running averages with this rate (see `damp`).
+          total: Σ w of the whole that each batch stands for; a gradient step is that of the objective over `total`.
+
+        Returns:
+          The rule, with the same `init` state if only `total` was given; None if the option means nothing to it.
+        """
+        ...
+
+
 class Rule(NamedTuple):
-    """An update rule: a pair of pure functions, `init(params) -> state` and `update` (see `Update`), jit-compiled."""
+    """An update rule: a pair of pure functions, `init(params) -> state` and `update` (see `Update`), jit-compiled.
+
+    A rule of your own is `Rule(init, update)`. One that can be made again with other options has a `rebuild` too.
+    """
 
     init: Callable[[Params], Tree]
     update: Update
+    rebuild: Rebuild | None = None
+
+
+class Compiled:
+    """A pure function, jit-compiled; unlike what `jax.jit` returns it can be pickled if the function can."""
+
+    def __init__(self, function: Callable):
+        update_wrapper(self, function)
+        self._call = jax.jit(function)
+
+    def __call__(self, *args, **kwargs):
+        """Calls it."""
+        return self._call(*args, **kwargs)
+
+    def __reduce__(self):
+        return Compiled, (self.__wrapped__,)  # type: ignore[attr-defined]
+
+
+def rule_of(step: Any) -> Rule:
+    """The rule made of the methods `init`, `update` and `rebuild` of a frozen dataclass."""
+    return Rule(step.init, cast(Update, Compiled(step.update)), step.rebuild)

@@ -1,16 +1,18 @@
 """The VAE: gradient E step, gradient M step, both at once."""
 
+from dataclasses import dataclass, replace
 from typing import Any
 
-import jax
 import optax
 
 from elbo import Model, Params
 from elbo.estimators import Estimator
 
+from .arguments import require_model, require_optimizer, require_params
 from .chunks import ChunkSize
 from .gradient import Ascent, ascend
-from .rule import Rule
+from .moving import join, moves, part
+from .rule import Rule, rule_of
 
 Tree = Any
 
@@ -41,12 +43,27 @@ def vae_step(
     >>> new.theta.tolist(), new.psi.tolist()
     (0.9, 0.1)
     """
-    ascent = Ascent(model, optimizer, prior, estimator, chunk_size)
+    require_model(model)
+    require_optimizer(optimizer)
+    return rule_of(_Step(Ascent(model, optimizer, prior, estimator, chunk_size)))
 
-    def init(params: Params) -> Tree:
-        return optimizer.init(params)
 
-    def update(key, params, state, ys, *, weights=None):
-        return ascend(ascent, lambda moving: moving, params, state, ys, weights, key)
+@dataclass(frozen=True, eq=False)
+class _Step:
+    ascent: Ascent
+    where: tuple = ()
 
-    return Rule(init, jax.jit(update))
+    def init(self, params: Params) -> Tree:
+        require_params(params)
+        return self.ascent.init(part(params, moves(params, self.where)))
+
+    def update(self, key, params, state, ys, *, weights=None):
+        require_params(params)
+        moving = part(params, moves(params, self.where))
+        moved, state, info = ascend(self.ascent, lambda moving: join(moving, params), moving, state, ys, weights, key)
+        return join(moved, params), state, info
+
+    def rebuild(self, *, where=(), rate=None, total=None):
+        if rate is not None:
+            return None
+        return rule_of(replace(self, ascent=self.ascent.with_total(total), where=(*self.where, *where)))

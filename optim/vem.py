@@ -1,5 +1,6 @@
 """Variational EM: gradient E step, exact M step."""
 
+from dataclasses import dataclass
 from typing import Any
 
 import jax
@@ -8,12 +9,13 @@ import optax
 from elbo import Model, Params
 from elbo.estimators import Estimator
 
+from .arguments import require_model, require_optimizer, require_params
 from .chunks import ChunkSize
-from .em import info_of, require_families
 from .gradient import Ascent, ascend
-from .guard import keep_finite
-from .rule import Rule
-from .statistics import expected_statistics, maximize
+from .m_step import MStep
+from .moving import join, moves, part
+from .rule import Rule, rule_of
+from .statistics import expected_statistics
 
 Tree = Any
 
@@ -50,21 +52,42 @@ def vem_step(
     >>> bool(second.elbo > first.elbo)
     True
     """
-    ascent = Ascent(model, optimizer, None, estimator, chunk_size)
+    require_model(model)
+    require_optimizer(optimizer)
+    return rule_of(_Step(Ascent(model, optimizer, None, estimator, chunk_size), MStep(prior, keep)))
 
-    def init(params: Params) -> Tree:
-        require_families(params.theta, keep)
-        return optimizer.init(params.psi)
 
-    def update(key, params, state, ys, *, weights=None):
-        require_families(params.theta, keep)
-        theta = params.theta
+@dataclass(frozen=True, eq=False)
+class _Step:
+    ascent: Ascent
+    m_step: MStep
+    where: tuple = ()
+
+    def init(self, params: Params) -> tuple[Tree, Tree]:
+        require_params(params)
+        return self.ascent.init(self.moving(params)), self.m_step.init(params)
+
+    def update(self, key, params, state, ys, *, weights=None):
+        require_params(params)
+        theta, ascent, moving = params.theta, self.ascent, self.moving(params)
+        self.m_step.moving(params)
         e_key, m_key = (None, None) if key is None else jax.random.split(key)
-        psi, state, moved = ascend(ascent, lambda psi: Params(theta, psi), params.psi, state, ys, weights, e_key)
-        statistics = expected_statistics(
-            model, Params(theta, psi), ys, weights=weights, key=m_key, estimator=estimator, chunk_size=chunk_size
-        )
-        new, finite = keep_finite(maximize(theta, statistics, prior=prior), theta)
-        return Params(new, psi), state, info_of(theta, statistics, prior, finite & moved.finite)
+        e_state, m_state = state
 
-    return Rule(init, jax.jit(update))
+        def assemble(moving):
+            return Params(theta, join(moving, params.psi))
+
+        moving, e_state, moved = ascend(ascent, assemble, moving, e_state, ys, weights, e_key)
+        estimator, chunk_size = ascent.estimator, ascent.chunk_size
+        statistics = expected_statistics(
+            ascent.model, assemble(moving), ys, weights=weights, key=m_key, estimator=estimator, chunk_size=chunk_size
+        )
+        new, m_state, info = self.m_step.update(params, statistics, m_state)
+        return Params(new, assemble(moving).psi), (e_state, m_state), info._replace(finite=info.finite & moved.finite)
+
+    def rebuild(self, *, where=(), rate=None, total=None):
+        m_step = self.m_step.rebuild(where, rate)
+        return rule_of(_Step(self.ascent.with_total(total), m_step, (*self.where, *where)))
+
+    def moving(self, params: Params) -> Tree:
+        return part(params.psi, moves(params, self.where).psi)

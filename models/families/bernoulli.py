@@ -106,6 +106,15 @@ class Bernoulli:
         parts = Statistics(jax.nn.sigmoid(-reference.logits), reference.probabilities())
         return jax.tree.map(lambda p: jnp.broadcast_to(p, self.logits.shape), parts)
 
+    def expected(self, statistics: Statistics) -> Statistics:
+        """The statistics expected of as many data drawn from this family."""
+        total = statistics.zeros + statistics.ones
+        return Statistics(total * jax.nn.sigmoid(-self.logits), total * self.probabilities())
+
+    def rebase(self, statistics: Statistics, old: "Bernoulli") -> Statistics:
+        """What this family would have measured where `old` measured the statistics: the same."""
+        return statistics
+
 
 def _contract(tap: Statistics, x: jax.Array) -> jax.Array:
     return jnp.dot(tap.ones, x, precision=PRECISION) + jnp.dot(tap.zeros, 1 - x, precision=PRECISION)

@@ -109,6 +109,14 @@ class Categorical:
         """E T(x) of one datum x ~ reference: its probabilities."""
         return jnp.broadcast_to(reference.probabilities(), self.logits.shape)
 
+    def expected(self, statistics: jax.Array) -> jax.Array:
+        """The statistics expected of as many data drawn from this family."""
+        return jnp.sum(statistics, -1, keepdims=True) * self.probabilities()
+
+    def rebase(self, statistics: jax.Array, old: "Categorical") -> jax.Array:
+        """What this family would have measured where `old` measured the statistics: the same."""
+        return statistics
+
 
 def _contract(tap: jax.Array, x: jax.Array) -> jax.Array:
     return jnp.dot(tap, x, precision=PRECISION)

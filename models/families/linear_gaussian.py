@@ -210,6 +210,29 @@ class LinearGaussian:
         count = jnp.ones_like(zero.scale_count)
         return zero._replace(second=self._sum(self._ratio(reference) ** 2), scale_count=count)
 
+    def expected(self, statistics: Statistics) -> Statistics:
+        """The statistics expected of as many y, at the same x, drawn from this family."""
+        count = statistics.scale_count
+        second = self.event_size * count if self.spherical else jnp.broadcast_to(count[..., None], self.bias.shape)
+        return statistics._replace(cross=jnp.zeros_like(statistics.cross), second=second)
+
+    def rebase(self, statistics: Statistics, old: "LinearGaussian") -> Statistics:
+        """What this family would have measured where `old` measured the statistics of data (not of a prior)."""
+        moment, cross, second, scale_count = statistics
+        # x̃ = A · old x̃ and r = ratio · old r + differenceᵀ · old x̃
+        shift = jnp.eye(self.input_size + 1, dtype=self.bias.dtype).at[1:, 0].set(old.centre - self.centre)
+        difference = old._coefficients() - matmul(shift.T, self._coefficients())
+        difference = difference * jnp.exp(-self._log_scale())[..., None, :]
+        ratio = self._ratio(old)
+        cross, constant = ratio[..., None, :] * cross, matmul(moment, difference)
+        extra = self._sum(jnp.sum((2 * cross + constant) * difference, -2))
+        return Statistics(
+            matmul(matmul(shift, moment), shift.T),
+            matmul(shift, cross + constant),
+            jnp.exp(2 * (old.log_scale - self.log_scale)) * second + extra,
+            scale_count,
+        )
+
     def _design(self, x):
         check_event("x", x, (self.input_size,))
         x = x - jax.lax.stop_gradient(self.centre)

@@ -210,6 +210,36 @@ class MultivariateNormal:
         ones = jnp.ones(self.batch_shape, self.mean.dtype)
         return Statistics(zeros[..., 0], zeros, self._second(self.whitener(), reference, zeros), ones)
 
+    def expected(self, statistics: Statistics) -> Statistics:
+        """The statistics expected of as many data drawn from this family."""
+        count, first, _, scale_count = statistics
+        identity = jnp.eye(self.event_size, dtype=first.dtype)
+        second = {
+            "full": scale_count[..., None, None] * identity,
+            "tied": jnp.sum(scale_count) * identity,
+            "spherical": self.event_size * scale_count,
+        }[self.covariance_type]
+        return Statistics(count, jnp.zeros_like(first), second, scale_count)
+
+    def rebase(self, statistics: Statistics, old: "MultivariateNormal") -> Statistics:
+        """What this family would have measured where `old` measured the statistics of data (not of a prior)."""
+        count, first, second, scale_count = statistics
+        # u = factor · old u + shift
+        whitener = self.whitener()
+        factor = matmul(whitener, triangular_inverse(old.whitener()))
+        shift = matmul(whitener, (old.mean - self.mean)[..., None])[..., 0]
+        first, constant = matmul(factor, first[..., None])[..., 0], count[..., None] * shift
+        if self.covariance_type == "spherical":
+            ratio = jnp.exp(self.root - old.root)
+            second = ratio**2 * second + jnp.sum((2 * first + constant) * shift, -1)
+            return Statistics(count, first + constant, second, scale_count)
+        extra = first[..., :, None] * shift[..., None, :]
+        extra = extra + jnp.swapaxes(extra, -1, -2) + constant[..., :, None] * shift[..., None, :]
+        if self.covariance_type == "tied":
+            extra = jnp.sum(extra, tuple(range(len(self.batch_shape))))
+        second = matmul(matmul(factor, second), jnp.swapaxes(factor, -1, -2)) + extra
+        return Statistics(count, first + constant, second, scale_count)
+
     def _second(self, whitener, reference, first):
         factor = matmul(whitener, triangular_inverse(reference.whitener()))
         second = matmul(factor, jnp.swapaxes(factor, -1, -2)) + first[..., :, None] * first[..., None, :]

@@ -138,6 +138,20 @@ class Normal:
         zeros = jnp.zeros_like(self.mean)
         return Statistics(zeros[..., 0], zeros, self._ratio(reference) ** 2, jnp.ones_like(zeros[..., 0]))
 
+    def expected(self, statistics: Statistics) -> Statistics:
+        """The statistics expected of as many data drawn from this family."""
+        count, scale_count = statistics.count, statistics.scale_count
+        zeros = jnp.zeros_like(statistics.first)
+        return Statistics(count, zeros, zeros + scale_count[..., None], scale_count)
+
+    def rebase(self, statistics: Statistics, old: "Normal") -> Statistics:
+        """What this family would have measured where `old` measured the statistics of data (not of a prior)."""
+        count, first, second, scale_count = statistics
+        # u = ratio · old u + shift
+        ratio, shift = self._ratio(old), (old.mean - self.mean) * jnp.exp(-self.log_scale)
+        first, constant = ratio * first, count[..., None] * shift
+        return Statistics(count, first + constant, ratio**2 * second + (2 * first + constant) * shift, scale_count)
+
     def _ratio(self, reference):
         return jnp.exp(reference.log_scale - self.log_scale)
 

@@ -127,6 +127,14 @@ class Poisson:
         total = jnp.broadcast_to(reference.rate(), self.log_rate.shape)
         return Statistics(jnp.ones_like(total), total)
 
+    def expected(self, statistics: Statistics) -> Statistics:
+        """The statistics expected of as many data drawn from this family."""
+        return Statistics(statistics.count, statistics.count[..., None] * self.rate())
+
+    def rebase(self, statistics: Statistics, old: "Poisson") -> Statistics:
+        """What this family would have measured where `old` measured the statistics: the same."""
+        return statistics
+
 
 def _contract(tap: Statistics, x: jax.Array) -> jax.Array:
     return jnp.sum(tap.exposure, -1) + jnp.dot(tap.total, x, precision=PRECISION)

@@ -1,6 +1,7 @@
 """Rules made of rules do what their parts do, in order, and only where they may."""
 
 import inspect
+import pickle
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +11,8 @@ import pytest
 
 import elbo
 import optim
+from models import mixture
+from models.families import Bernoulli, PseudoData
 from optim import Info, Rule
 
 from ..problems import start
@@ -73,14 +76,14 @@ MASK = elbo.Params(theta=type(start("full")[1].theta)(weights=True, components=F
 
 
 @pytest.mark.parametrize("where", [("theta.weights",), (MASK,)], ids=["name", "tree"])
-def test_restrict_moves_only_what_is_named(problem, where):
+def test_restrict_moves_only_what_is_named_and_the_exact_posterior_follows(problem, where):
     em, _, params, ys = problem
     free = em.update(None, params, (), ys)[0]
     rule = optim.restrict(em, *where)
     got = rule.update(None, params, rule.init(params), ys)[0]
     same(got.theta.weights, free.theta.weights)
     same(got.theta.components, params.theta.components)
-    same(got.psi, params.psi)
+    same(got.psi, got.theta)
     assert not np.allclose(free.theta.components.mean, params.theta.components.mean)
 
 
@@ -91,7 +94,73 @@ def test_restrict_by_several_names_and_by_a_leaf(problem):
     free = eg.update(None, params, eg.init(params), ys)[0]
     same(got.theta.components.mean, free.theta.components.mean)
     same(got.theta.components.root, params.theta.components.root)
-    same(got.psi, free.psi)
+    same(got.psi, got.theta)
+
+
+def test_half_of_a_family_is_refused_where_its_step_is_closed_form(problem):
+    em, eg, params, ys = problem
+    with pytest.raises(ValueError, match="a part of the family theta.components"):
+        optim.restrict(optim.chain(eg, em), "theta.components.mean").init(params)
+    whole = optim.restrict(em, "theta.components.mean", "theta.components.root")  # the floor is no parameter
+    same(whole.update(None, params, (), ys)[0].theta.components, em.update(None, params, (), ys)[0].theta.components)
+
+
+OPTIMIZERS = {
+    "line search": optax.lbfgs(),
+    "clipped": optax.chain(optax.clip_by_global_norm(0.01), optax.sgd(1.0)),
+    "moments": optax.adam(1e-2),
+}
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS.values(), ids=OPTIMIZERS)
+def test_a_gradient_step_knows_nothing_but_what_moves(optimizer, x64):
+    model, params, ys = start("normal")
+
+    def log_joint(weights, z, y):
+        return model.log_joint(params.theta._replace(weights=weights), z, y)
+
+    alone = optim.eg_step(elbo.Model(log_joint, elbo.exact(log_joint, elbo.categorical(2))), optimizer)
+    part = optim.restrict(optim.eg_step(model, optimizer), "theta.weights")
+    weights = params.theta.weights
+    expected = optim.run(alone, elbo.Params(weights, weights), ys, steps=5)
+    got = optim.run(part, params, ys, steps=5)
+    same(got.params.theta.weights, expected.params.theta)
+    same(jax.tree.leaves(got.state), jax.tree.leaves(expected.state))
+    np.testing.assert_allclose(got.history.objective, expected.history.objective, rtol=1e-9)
+
+
+def test_restrict_reaches_into_rules_of_rules_and_twice(problem, key):
+    _, _, params, ys = problem
+    eg = optim.eg_step(start("full")[0], optax.adam(1e-2))
+    inside = optim.minibatches(optim.repeat(optim.restrict(eg, "theta.weights"), 2), 8)
+    outside = optim.restrict(optim.minibatches(optim.repeat(eg, 2), 8), "theta.weights", "psi")
+    twice = optim.restrict(optim.restrict(optim.minibatches(optim.repeat(eg, 2), 8), "theta"), "theta.weights")
+    want, state, _ = inside.update(key, params, inside.init(params), ys)
+    assert len(jax.tree.leaves(state[0].mu)) == 1
+    for rule in (outside, twice):
+        got, other, _ = rule.update(key, params, rule.init(params), ys)
+        same((got, other), (want, state))
+
+
+def test_where_nothing_moves_the_optimiser_is_not_asked(problem):
+    _, _, params, ys = problem
+    model = start("full")[0]
+    for step in (optim.eg_step, optim.vem_step):
+        rule = optim.restrict(step(model, optax.lbfgs()), "psi" if step is optim.eg_step else "theta.weights")
+        got, _, info = rule.update(None, params, rule.init(params), ys)
+        same(got.theta.components, params.theta.components)
+        assert bool(info.finite) and np.isfinite(info.elbo)
+
+
+def test_a_rule_of_ones_own_is_masked(key):
+    def update(key, params, state, ys, *, weights=None):
+        return jax.tree.map(lambda a: a + 1, params), state + 1, Info(elbo=0.0, objective=0.0)
+
+    rule = optim.restrict(optim.repeat(Rule(lambda params: 0, update), 2), "theta.a")
+    params = elbo.Params({"a": jnp.zeros(()), "b": jnp.zeros(())}, jnp.zeros(()))
+    got, state, _ = rule.update(None, params, rule.init(params), None)
+    same(got, elbo.Params({"a": 2.0, "b": 0.0}, 0.0))
+    assert state == 2
 
 
 @pytest.mark.parametrize(
@@ -110,25 +179,106 @@ def test_restrict_says_what_does_not_match(problem, where, error, message):
         optim.restrict(em, *where).init(params)
 
 
-def counting():
-    """A rule whose state adds up weight times datum, and the number of calls."""
+def collecting(count):
+    """A rule whose state adds up the weights that each datum came with, and the sums of weights of the batches."""
 
     def update(key, params, state, ys, *, weights=None):
         assert ys.shape == weights.shape
-        total = jnp.sum(weights * ys)
-        return params, (state[0] + total, state[1] + 1), Info(total, total)
+        seen, sums = state
+        return params, (seen.at[ys].add(weights), sums.at[jnp.argmin(sums)].set(jnp.sum(weights))), Info(0.0, 0.0)
 
-    return Rule(lambda params: (jnp.zeros(()), 0), update)
+    return Rule(lambda params: (jnp.zeros(count), jnp.zeros(count)), update)
 
 
+@pytest.mark.parametrize("zeros", [0, 3])
 @pytest.mark.parametrize(("count", "size"), [(12, 4), (13, 4), (3, 8), (5, 1)])
-def test_minibatches_cover_each_datum_once(key, count, size):
-    rule, params = optim.minibatches(counting(), size), elbo.Params(jnp.ones(()), ())
-    ys = 2.0 ** jnp.arange(count)  # any datum left out or taken twice changes the sum
-    weights = jnp.arange(1.0, count + 1)
-    _, (total, calls), _ = rule.update(key, params, (jnp.zeros(()), 0), ys, weights=weights)
-    np.testing.assert_allclose(total, np.sum(weights * ys))
-    assert calls == -(-count // size)
+def test_each_datum_comes_once_and_each_batch_stands_for_the_whole(key, count, size, zeros):
+    rule, params = optim.minibatches(collecting(count + zeros), size), elbo.Params(jnp.ones(()), ())
+    ys = jnp.arange(count + zeros)
+    weights = jnp.where(ys < count, 2.0, 0.0)  # data of weight 0 are not there
+    got = rule.update(key, params, rule.init(params), ys, weights=weights if zeros else None)[1]
+    batches, whole = -(-count // size), (2 if zeros else 1) * count
+    np.testing.assert_allclose(got[1], np.where(np.arange(count + zeros) < batches, whole, 0), rtol=1e-6)
+    times = np.asarray(got[0][:count]) / (whole / count)
+    last = count - size * (batches - 1)
+    expected = np.sort(np.repeat([count / size, count / last], [count - last, last]))
+    np.testing.assert_allclose(np.sort(times), expected, rtol=1e-6)
+    assert not np.any(got[0][count:])
+
+
+def coin(key, kind):
+    """A coin with a prior, and data of unequal weights; its rules, whose parameters are one number."""
+
+    def log_joint(theta, z, y):
+        return jnp.dot(z, theta.log_prob(y))
+
+    family = Bernoulli.create(jnp.array([[0.5]]))
+    exact = elbo.Model(log_joint, elbo.exact(log_joint, elbo.categorical(1)))
+    params, prior = elbo.Params(family, family), PseudoData(family, 10.0)
+    ys = (jnp.arange(40) % 5 == 0).astype(float)[:, None]
+    weights = jnp.where(ys[:, 0] > 0, 3.0, 1.0)
+    if kind == "weightless":
+        ys, weights = jnp.concatenate([ys, jnp.full((7, 1), jnp.nan)]), jnp.concatenate([weights, jnp.zeros(7)])
+    if kind == "dropped":
+        ys = ys.at[:9].set(jnp.nan)
+    return exact, params, prior, ys, weights
+
+
+KINDS = ["weighted", "weightless", "dropped"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_prior_is_counted_once_by_closed_form_steps_on_minibatches(key, kind, x64):
+    model, params, prior, ys, weights = coin(key, kind)
+    best = optim.em_step(model, prior=prior).update(None, params, (), ys, weights=weights)[0].theta
+    for rule in (optim.em_step(model, prior=prior), optim.vem_step(model, optax.sgd(0.1), prior=prior)):
+        rule = optim.minibatches(optim.damp(model, rule, lambda t: 1 / (t + 1)), 4)  # the mean over all batches
+        got, _, info = rule.update(key, params, rule.init(params), ys, weights=weights)
+        np.testing.assert_allclose(got.theta.logits, best.logits, rtol=1e-7)
+        assert int(info.dropped) == (9 if kind == "dropped" else 0)
+        np.testing.assert_allclose(info.weight, np.sum(weights[~np.isnan(ys[:, 0])]) if kind == "dropped" else 56)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_prior_is_counted_once_by_gradient_steps_on_minibatches(key, kind, x64):
+    """Tiny steps: their sum over a pass is that of as many steps on all data, whose size is one over the weight."""
+    model, params, prior, ys, weights = coin(key, kind)
+    optimizer = optax.sgd(1e-7)
+    for step in (optim.eg_step, optim.vae_step):
+        rule = step(model, optimizer, prior=prior)
+        moved = [r.update(key, params, r.init(params), ys, weights=weights) for r in (rule, optim.minibatches(rule, 4))]
+        whole, pass_ = (m[0].theta.logits - params.theta.logits for m in moved)
+        np.testing.assert_allclose(pass_, 10 * whole * moved[0][2].weight / jnp.sum(weights), rtol=1e-5)
+        np.testing.assert_allclose(moved[1][2].elbo, moved[0][2].elbo, rtol=1e-5)
+        prior_share = moved[0][2].objective - moved[0][2].elbo
+        got = moved[1][2].objective - moved[1][2].elbo
+        np.testing.assert_allclose(got, prior_share * moved[0][2].weight / jnp.sum(weights), rtol=1e-5)
+
+
+def test_ones_own_loop_says_how_large_the_whole_is(key, x64):
+    model, params, prior, ys, _ = coin(key, "weighted")
+    best = optim.em_step(model, prior=prior).update(None, params, (), ys)[0].theta
+    rule = optim.damp(model, optim.em_step(model, prior=prior), lambda t: 1 / (t + 1))
+    state = rule.init(params)
+    for batch in ys.reshape(5, 8, 1):
+        params, state, _ = rule.update(None, params, state, batch, weights=jnp.full(8, 40 / 8))
+    np.testing.assert_allclose(params.theta.logits, best.logits, rtol=1e-7)
+
+
+def test_a_batch_without_data_moves_nothing(key):
+    model, params, prior, ys, weights = coin(key, "weighted")
+    junk = jnp.full_like(ys, jnp.nan)
+    rules = {
+        "em": optim.em_step(model, prior=prior),
+        "damped": optim.damp(model, optim.em_step(model, prior=prior), 0.5),
+        "eg": optim.eg_step(model, optax.sgd(1.0, momentum=0.9), prior=prior),
+        "minibatches": optim.minibatches(optim.em_step(model, prior=prior), 8),
+    }
+    for name, rule in rules.items():
+        for data, w in ((junk, weights), (ys, 0 * weights)):
+            got, _, info = rule.update(key, params, rule.init(params), data, weights=w)
+            np.testing.assert_array_equal(got.theta.logits, params.theta.logits, err_msg=name)
+            assert int(info.dropped) == (40 if data is junk else 0) and np.isnan(info.elbo) and info.weight == 0
 
 
 def test_minibatches_draw_another_order_for_another_key(problem, key):
@@ -174,3 +324,34 @@ def test_every_rule_has_the_signature_of_the_protocol(problem, name):
         (p.name, p.kind, p.default) for p in expected.values() if p.name != "self"
     ]
     assert list(inspect.signature(rule.init).parameters) == ["params"]
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda model, em, adam: optim.em_step(em), "model: got Rule, expected an elbo.Model"),
+        (lambda model, em, adam: optim.vae_step(adam, model), "model: got an optax optimiser"),
+        (lambda model, em, adam: optim.eg_step(model, em), "optimizer: got Rule, expected an optax optimiser"),
+        (lambda model, em, adam: optim.chain(em, adam), r"rules\[1\]: got an optax optimiser.*eg_step"),
+        (lambda model, em, adam: optim.repeat(model, 2), "rule: got Model.*em_step"),
+        (lambda model, em, adam: optim.restrict(adam, "theta"), "rule: got an optax optimiser"),
+        (lambda model, em, adam: optim.minibatches(model, 2), "rule: got Model"),
+        (lambda model, em, adam: optim.damp(em, model, 0.1), "model: got Rule"),
+        (lambda model, em, adam: optim.damp(model, model, 0.1), "rule: got Model"),
+        (lambda model, em, adam: em.init(start("full")[1].theta), r"params: got Theta, expected elbo.Params\(theta"),
+        (lambda model, em, adam: optim.vem_step(model, adam).init(start("full")[1].theta), "params: got Theta"),
+    ],
+)
+def test_one_thing_given_for_another_is_named(problem, call, message):
+    with pytest.raises(TypeError, match=message):
+        call(start("full")[0], problem[0], optax.adam(0.1))
+
+
+def test_rules_without_closures_can_be_pickled():
+    params = mixture.init(jax.random.key(0), jnp.arange(8.0)[:, None], 2)
+    em = optim.em_step(mixture.model(2))
+    rule = optim.minibatches(optim.damp(mixture.model(2), optim.restrict(em, "theta.weights"), 0.5), 4)
+    for r in (em, rule):
+        again = pickle.loads(pickle.dumps(r))
+        args = jax.random.key(0), params, r.init(params), jnp.arange(8.0)[:, None]
+        same(again.update(*args), r.update(*args))

@@ -100,6 +100,22 @@ def test_statistics_of_is_the_expectation(case):
     assert shapes == jax.tree.map(jnp.shape, family.zero_statistics())
 
 
+@pytest.mark.parametrize("case", CASES.values(), ids=CASES)
+def test_statistics_change_their_coordinates_and_are_drawn_anew(case):
+    rng = np.random.default_rng(0)
+    old, new = case.create(rng, (3,)), case.create(rng, (3,))
+    if isinstance(new, LinearGaussian):
+        new = LinearGaussian(new.weights, new.bias, new.log_scale, new.centre + jnp.array([2.0, 0.0]), new.floor)
+    data, weights = case.data(rng, 20), rng.uniform(size=(20, 3))
+    measured = [weighted_statistics(f, weights, *data) for f in (old, new)]
+    rebase = jax.jit(lambda f, statistics, old: f.rebase(statistics, old))
+    assert_same(rebase(new, measured[0], old), jax.tree.leaves(measured[1]))
+    # as many data, at the same inputs, drawn from the estimate have the statistics that it is the estimate of
+    fitted = jax.jit(lambda f, statistics: f.maximize(statistics))(old, measured[0])
+    own = rebase(fitted, measured[0], old)
+    assert_same(jax.jit(lambda f, statistics: f.expected(statistics))(fitted, own), jax.tree.leaves(own))
+
+
 def test_wsum():
     w, x = np.array([1.0, 2.0]), np.array([[1.0, 0.0], [1.0, 3.0]])
     np.testing.assert_array_equal(wsum(w, x, x), [[3.0, 6.0], [6.0, 18.0]])

@@ -1,0 +1,101 @@
+"""The closed-form M step as a part of a rule: which families move, from which statistics, and what is reported."""
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from elbo import Params, is_family
+
+from .averages import Rate, average, begin
+from .guard import keep_finite
+from .moving import moves, whole_families
+from .priors import add_prior, flatten, log_prior
+from .rule import Info
+from .statistics import Statistics, count_empty, count_floored, maximize
+
+Tree = Any
+
+
+@dataclass(frozen=True, eq=False)
+class MStep:
+    """Θ ← argmax, for the families of theta that move.
+
+    Attributes:
+      prior: theta with priors in place of families, or None.
+      keep: whether a leaf without a closed form stays as it is; else it is refused.
+      where: what moves, see `moving.moves`.
+      rate: of the running averages of the statistics; None: the statistics of the batch are all that counts.
+    """
+
+    prior: Tree
+    keep: bool
+    where: tuple = ()
+    rate: Rate | None = None
+
+    def init(self, params: Params) -> Tree:
+        """The state: the running averages, or ()."""
+        moving = self.moving(params)
+        return () if self.rate is None else begin(moving)
+
+    def update(self, params: Params, statistics: Statistics, state: Tree) -> tuple[Tree, Tree, Info]:
+        """The new theta and state, and the `Info` of the parameters that the statistics were measured with."""
+        theta, moving = params.theta, self.moving(params)
+        seen, new_state = statistics, state
+        if self.rate is not None:
+            seen, new_state = average(state, self.rate, moving, statistics)
+        leaves, treedef = flatten(theta)
+        chosen = treedef.flatten_up_to(moving)
+        best = treedef.flatten_up_to(maximize(theta, seen, prior=self.prior))
+        new = treedef.unflatten([o if m is None else n for o, n, m in zip(leaves, best, chosen, strict=True)])
+        if self.prior is not None:  # without data nothing moves, not even towards a prior
+            new = jax.tree.map(lambda n, o: jnp.where(seen.weight > 0, n, o), new, theta)
+        new, finite = keep_finite(new, theta)
+        new_state = jax.tree.map(lambda n, o: jnp.where(finite, n, o), new_state, state)
+        return new, new_state, info_of(theta, statistics, seen, self.prior, finite)
+
+    def moving(self, params: Params) -> Tree:
+        """Theta with None in place of what stays; raises where a leaf would have to move but has no closed form."""
+        leaves, treedef = flatten(params.theta)
+        flags = whole_families(params.theta, moves(params, self.where).theta)
+        if not self.keep:
+            require_families(params.theta, flags)
+        return treedef.unflatten([a if f and is_family(a) else None for a, f in zip(leaves, flags, strict=True)])
+
+    def rebuild(self, where: tuple, rate: Rate | None) -> "MStep":
+        """The same with other options."""
+        if rate is not None and self.rate is not None:
+            raise ValueError(f"rule: is damped already, with rate {self.rate}; damp it once")
+        return replace(self, where=(*self.where, *where), rate=self.rate if rate is None else rate)
+
+
+def info_of(theta: Tree, statistics: Statistics, seen: Statistics, prior: Tree, finite: jax.Array) -> Info:
+    """What the statistics say of the parameters that they were measured with; `seen` are those that the M step read."""
+    total = jnp.where(statistics.weight > 0, statistics.weight, 1)
+    bound = jnp.where(statistics.weight > 0, statistics.elbo / total, jnp.nan)
+    return Info(
+        elbo=bound,
+        objective=bound + log_prior(theta, prior) / total,
+        feasible=statistics.dropped == 0,
+        dropped=statistics.dropped,
+        empty=count_empty(theta, add_prior(theta, seen.families, prior)),
+        finite=finite,
+        floored=count_floored(theta),
+        weight=statistics.weight,
+    )
+
+
+def require_families(theta: Tree, flags: list[bool]) -> None:
+    """Raises if a leaf of theta that is to move has no closed-form M step."""
+    paths = [path for path, _ in jax.tree_util.tree_leaves_with_path(theta, is_leaf=is_family)]
+    names = [
+        "theta" + jax.tree_util.keystr(path)
+        for path, leaf, flag in zip(paths, flatten(theta)[0], flags, strict=True)
+        if flag and not is_family(leaf)
+    ]
+    if names:
+        raise TypeError(
+            f"theta: {', '.join(names[:5])} {'has' if len(names) == 1 else 'have'} no closed-form M step (not a "
+            "Family). Make it a family, move it with eg_step or vae_step, or pass keep=True to leave it as it is"
+        )
