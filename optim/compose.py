@@ -225,13 +225,13 @@ class _Minibatches:
         real = (index < count).reshape(batches, self.size)
         if some:
             real = real & (weights[rows] > 0)
-        shares = jnp.sum(real, 1) / used
+        shares = (jnp.sum(real, 1) / used).astype(weights.dtype)
         rule = rebuilt(self.rule, total=jnp.sum(weights) if self.total is None else self.total) or self.rule
 
         def step(carry, inputs):
             k, row, mask, share = inputs
             batch = jax.tree.map(lambda a: a[row], ys)
-            scaled = jnp.where(mask, weights[row] / share.astype(weights.dtype), 0)
+            scaled = jnp.where(mask, weights[row] / share, 0)
 
             def move(params, state):
                 return rule.update(k, params, state, batch, weights=scaled)

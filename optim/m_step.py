@@ -51,8 +51,8 @@ class MStep:
         new = treedef.unflatten([o if m is None else n for o, n, m in zip(leaves, best, chosen, strict=True)])
         if self.prior is not None:  # without data nothing moves, not even towards a prior
             new = jax.tree.map(lambda n, o: jnp.where(seen.weight > 0, n, o), new, theta)
-        new, finite = keep_finite(new, theta)
-        new_state = jax.tree.map(lambda n, o: jnp.where(finite, n, o), new_state, state)
+        # an average that is not finite looks like no data to a family
+        (new, new_state), finite = keep_finite((new, new_state), (theta, state))
         return new, new_state, info_of(theta, statistics, seen, self.prior, finite)
 
     def moving(self, params: Params) -> Tree:
