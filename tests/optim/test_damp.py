@@ -1,6 +1,6 @@
 """Closed-form steps from running averages: moments by hand, a rise to where EM goes, rare components, compositions."""
 
-from typing import NamedTuple
+from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
@@ -151,7 +151,9 @@ def test_what_cannot_be_damped_is_refused():
     with pytest.raises(ValueError, match="damped already"):
         damped(optim.chain(damped(RULES["em"]), GRADIENT))
 
-    class Coin(NamedTuple):  # a family of one's own, with what an M step needs and no more
+    @jax.tree_util.register_dataclass
+    @dataclass(frozen=True)
+    class Coin:  # a family of one's own, with what an M step needs and no more
         bias: jax.Array
         tap: object = None
         zero_statistics = maximize = log_likelihood = empty = lambda self, *args: ()
