@@ -37,6 +37,16 @@ def is_feasible(log_probability: jax.Array) -> jax.Array:
     return jnp.isfinite(log_probability) & (log_probability > IMPOSSIBLE)
 
 
+def within(x: jax.Array, low: float, high: float) -> jax.Array:
+    """x moved into low..high, from which rounding took it; its derivative is that of x. Elementwise, any shape.
+
+    >>> within(jnp.array([-1e-7, 0.5, 1.0000001]), 0, 1).tolist(), jax.grad(within)(-1e-7, 0.0, 1.0).tolist()
+    ([0.0, 0.5, 1.0], 1.0)
+    """
+    # the difference is exact for an x close to its bound
+    return x + jax.lax.stop_gradient(jnp.clip(x, low, high) - x)
+
+
 def sum_is_finite(tree: Any) -> jax.Array:
     """Whether each of the floating-point numbers of a pytree is finite; a bool scalar.
 

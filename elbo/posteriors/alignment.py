@@ -7,11 +7,12 @@ from typing import Any, ClassVar
 import jax
 import jax.numpy as jnp
 
-from ..numerics import IMPOSSIBLE, PRECISION
+from ..numerics import IMPOSSIBLE, LOG_ZERO, PRECISION, within
 from ..sequence import Labelled, padded
 from . import alignment_log, alignment_passes
 from .alignment_path import Sizes, States, clean, join, split
 from .derive import affine_potentials
+from .protocol import same_shapes
 
 
 @jax.tree_util.register_dataclass
@@ -24,14 +25,15 @@ class Alignment:
     the blank between two labels that differ (Graves et al. 2006). z is its indicator, [T, 2L+1].
 
     One sequence; batches are made by vmap. Log potentials may be any numbers; −∞ counts as `LOG_ZERO`. Those beyond
-    the lengths are not looked at. Where there are too few frames for the labels, or no path is possible, ln Z is
-    `LOG_ZERO`, the marginals are zero and no gradient flows.
+    the lengths are ignored. Where there are too few frames for the labels, or no path is possible, the datum is
+    impossible (see `Posterior`), and no gradient flows through it.
 
     Args:
       states: log potentials, [T, 2L+1], floating point.
-      repeats: whether label i is the same as the one before it, bool [L]; the first entry is not looked at.
-      length: how many frames count, an int scalar in 0..T; out of range it gives NaN.
-      count: how many labels count, an int scalar in 0..L; out of range it gives NaN.
+      repeats: whether label i is the same as the one before it, bool [L]; the first entry is ignored.
+      length: how many frames count, an int scalar in 0..T, for no frames spell no labels. A concrete one out of range
+        raises, a traced one gives NaN.
+      count: how many labels count, an int scalar in 0..L; the same.
       smoothed: (ln Z, marginals), known beforehand, or None; see `prepared`.
 
     >>> q = Alignment(jnp.zeros((3, 3)), jnp.zeros(1, bool), jnp.array(3), jnp.array(1))
@@ -51,13 +53,14 @@ class Alignment:
     def prepared(self) -> "Alignment":
         """The same with ln Z and the marginals computed once for `mean`, `entropy` and `log_partition`. O(T L).
 
-        Their derivatives are then those of the marginals: slower than the gradient of `log_partition` alone.
+        The derivatives of the marginals, and of the entropy, are slower than that of `log_partition`.
         """
         return replace(self, smoothed=self._smoothed())
 
     def log_partition(self) -> jax.Array:
         """ln Z = ln Σ_z exp ⟨states, z⟩, a scalar; its gradient is `mean()`. O(T L)."""
-        return alignment_passes.log_partition(*self._clean()) if self.smoothed is None else self.smoothed[0]
+        clean = self._clean()
+        return alignment_passes.log_partition(*clean) if self.smoothed is None else self.smoothed[0]
 
     def mean(self) -> jax.Array:
         """Marginals P(z_t), [T, 2L+1]; zero in the padding. O(T L)."""
@@ -68,32 +71,41 @@ class Alignment:
         potentials, _ = self._clean()
         log_z, marginals = self._smoothed()
         possible = States(*(jnp.where(a <= IMPOSSIBLE, 0, a) for a in potentials))
-        return log_z - alignment_passes.inner(possible, marginals)
+        entropy = within(log_z - alignment_passes.inner(possible, marginals), 0, jnp.inf)
+        return jnp.where(log_z <= IMPOSSIBLE, log_z, entropy)
 
     def log_prob(self, z: jax.Array) -> jax.Array:
-        """ln P(z) of a path, nats; affine in z, of which a mean may take the place. That z is a path is not checked."""
-        potentials, sizes = self._clean()
-        log_z = alignment_passes.log_partition(potentials, sizes)
-        score = jnp.vdot(join(potentials), z, precision=PRECISION)
-        return score - jnp.where(log_z <= IMPOSSIBLE, 0, log_z)
+        """ln P(z) of a path, nats; affine in z, of which a mean may take the place. `LOG_ZERO` or less: impossible.
+
+        That z is a path is not checked.
+        """
+        potentials, _ = self._clean()
+        same_shapes("z", z, self.states)
+        log_z = self.log_partition()
+        return jnp.where(log_z <= IMPOSSIBLE, LOG_ZERO, self._score(potentials, z) - log_z)
 
     def mode(self) -> jax.Array:
         """The most probable path, [T, 2L+1] (Viterbi)."""
-        return self.path(alignment_log.best(*self._clean()))
+        return self._indicator(*self.best())
 
     def best(self) -> tuple[jax.Array, jax.Array]:
-        """Forced alignment: the states of the most probable path, int [T] with −1 in the padding, and ⟨states, z⟩."""
+        """Forced alignment: the states of the most probable path, int [T] with −1 in the padding, and ⟨states, z⟩.
+
+        All −1 and `LOG_ZERO` if no path is possible.
+        """
         potentials, sizes = self._clean()
-        path = alignment_log.best(potentials, sizes)
-        return path, jnp.vdot(join(potentials), self.path(path), precision=PRECISION)
+        path, weight = alignment_log.best(potentials, sizes)
+        score = jnp.where(weight <= IMPOSSIBLE, LOG_ZERO, self._score(potentials, self.path(path)))
+        return jnp.where(score > IMPOSSIBLE, path, -1), score
 
     def sample(self, key: jax.Array) -> jax.Array:
         """One path [T, 2L+1], exactly from P. O(T L)."""
+        potentials, sizes = self._clean()
         # a key for each frame: draws do not depend on the padding of the frames
         frames, size = self.states.shape
         keys = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(frames))
         noise = jax.vmap(lambda k: jax.random.gumbel(k, (size,), self.states.dtype))(keys)
-        return self.path(alignment_log.sample(*self._clean(), noise))
+        return self._indicator(*alignment_log.sample(potentials, sizes, noise))
 
     def path(self, states: jax.Array) -> jax.Array:
         """The indicator of states [T], integers; what they are in the padding does not matter.
@@ -102,20 +114,30 @@ class Alignment:
         >>> q.path(jnp.array([1, 5])).tolist()
         [[0.0, 1.0, 0.0], [0.0, 0.0, 0.0]]
         """
+        _, sizes = self._clean()
         frames, size = self.states.shape
         if jnp.shape(states) != (frames,) or not jnp.issubdtype(jnp.result_type(states), jnp.integer):
             raise ValueError(
                 f"states: got {jnp.result_type(states)}{list(jnp.shape(states))}, expected integers [{frames}], the "
                 "state of each frame; use jax.vmap over a batch"
             )
-        return jax.nn.one_hot(jnp.where(jnp.arange(frames) < self.length, states, -1), size, dtype=self.states.dtype)
+        states = jnp.where(jnp.arange(frames) < sizes.frames, jnp.asarray(states, jnp.int32), -1)
+        return jax.nn.one_hot(states, size, dtype=self.states.dtype)
+
+    def _score(self, potentials: States, z: jax.Array) -> jax.Array:
+        return jnp.vdot(join(potentials), z, precision=PRECISION)
+
+    def _indicator(self, states: jax.Array, score: jax.Array) -> jax.Array:
+        """The indicator of states, zeros if the score is that of an impossible path, NaN if it is no number."""
+        return jnp.where(jnp.isnan(score), jnp.nan, self.path(jnp.where(score <= IMPOSSIBLE, -1, states)))
 
     def _smoothed(self) -> tuple[jax.Array, States]:
-        return alignment_passes.smooth(*self._clean()) if self.smoothed is None else self.smoothed
+        clean = self._clean()
+        return alignment_passes.smooth(*clean) if self.smoothed is None else self.smoothed
 
     def _clean(self) -> tuple[States, Sizes]:
         _check(self)
-        sizes = Sizes(self.length, self.count, self.repeats)
+        sizes = Sizes(jnp.asarray(self.length, jnp.int32), jnp.asarray(self.count, jnp.int32), self.repeats)
         potentials = clean(split(self.states), sizes)
         return potentials, sizes
 
@@ -149,7 +171,8 @@ class alignment:  # noqa: N801 - reads as a function: exact(log_joint, alignment
         potentials = affine_potentials(log_joint, (frames, 2 * size + 1))
         same = labels.values[1:] == labels.values[:-1]
         repeats = jnp.concatenate([jnp.zeros(min(size, 1), bool), same])
-        return Alignment(potentials, repeats, -(-inputs.length // self.stride), labels.length)
+        length = -(-jnp.asarray(inputs.length, jnp.int32) // self.stride)
+        return Alignment(potentials, repeats, length, labels.length)
 
 
 def _check(q: Alignment) -> None:
@@ -169,3 +192,6 @@ def _check(q: Alignment) -> None:
                 f"{name}: got {jnp.result_type(value)}{list(jnp.shape(value))}, expected an int scalar; use jax.vmap "
                 "over a batch"
             )
+        most = shape[0] if name == "length" else shape[1] // 2
+        if not isinstance(value, jax.core.Tracer) and not 0 <= int(value) <= most:
+            raise ValueError(f"{name}: got {int(value)}, expected 0 to {most}, as many as states has")

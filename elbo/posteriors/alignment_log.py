@@ -5,7 +5,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from ..numerics import IMPOSSIBLE, LOG_ZERO
+from ..numerics import IMPOSSIBLE, LOG_ZERO, within
 from .alignment_path import Sizes, States, join
 from .chain_log import pairwise_sum, settle, trace
 from .chain_path import steps_mask
@@ -19,7 +19,7 @@ def smooth(potentials: States, sizes: Sizes) -> tuple[jax.Array, States]:
     alpha, log_z = forward(potentials, sizes, jnp.logaddexp)
     beta = backward(potentials, sizes)
     blanks, labels = (a + b for a, b in zip(alpha, beta, strict=True))
-    each = jax.nn.softmax(jnp.concatenate([blanks, labels], axis=1), axis=1)
+    each = within(jax.nn.softmax(jnp.concatenate([blanks, labels], axis=1), axis=1), 0, 1)
     counts = (jnp.arange(len(labels)) < sizes.frames) & ~(log_z <= IMPOSSIBLE)
     blanks, labels = jnp.split(jnp.where(counts[:, None], each, 0), 2, axis=1)
     return log_z, States(blanks, labels[:, 1:])
@@ -62,17 +62,21 @@ def backward(potentials: States, sizes: Sizes) -> States:
 
 
 @jax.jit
-def best(potentials: States, sizes: Sizes) -> jax.Array:
-    """The path of the largest weight, int [T] with −1 in the padding: Viterbi's algorithm. O(T L)."""
-    scores, _ = forward(potentials, sizes, jnp.maximum)
-    return _trace(scores, sizes)
+def best(potentials: States, sizes: Sizes) -> tuple[jax.Array, jax.Array]:
+    """The path of the largest weight, int [T] with −1 in the padding, and that weight: Viterbi's algorithm. O(T L)."""
+    scores, score = forward(potentials, sizes, jnp.maximum)
+    return _trace(scores, sizes), score
 
 
 @jax.jit
-def sample(potentials: States, sizes: Sizes, noise: jax.Array) -> jax.Array:
-    """One path, int [T] with −1 in the padding, from Gumbel noise [T, 2L+1]: forwards, then drawn backwards. O(T L)."""
-    (blanks, labels), _ = forward(potentials, sizes, jnp.logaddexp)
-    return _trace(States(blanks + noise[:, ::2], labels + jnp.pad(noise[:, 1::2], ((0, 0), (1, 0)))), sizes)
+def sample(potentials: States, sizes: Sizes, noise: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """One path, int [T] with −1 in the padding, from Gumbel noise [T, 2L+1]: forwards, then drawn backwards; and ln Z.
+
+    O(T L).
+    """
+    (blanks, labels), log_z = forward(potentials, sizes, jnp.logaddexp)
+    scores = States(blanks + noise[:, ::2], labels + jnp.pad(noise[:, 1::2], ((0, 0), (1, 0))))
+    return _trace(scores, sizes), log_z
 
 
 def _trace(scores: States, sizes: Sizes) -> jax.Array:

@@ -56,9 +56,12 @@ def smooth(potentials: States, sizes: Sizes) -> tuple[jax.Array, States]:
 
 @smooth.defjvp
 def _smooth_jvp(primals, tangents):
-    # log space has no rules of its own, so that all higher derivatives are those of plain arithmetic
+    # log space has no rules of its own, so that all higher derivatives are those of plain arithmetic; where only ln Z
+    # is differentiated, nothing asks for it
     potentials, sizes = primals
-    return jax.jvp(lambda p: alignment_log.smooth(p, sizes), (potentials,), (tangents[0],))
+    log_z, marginals = smooth(potentials, sizes)
+    _, slopes = jax.jvp(lambda p: alignment_log.smooth(p, sizes)[1], (potentials,), (tangents[0],))
+    return (log_z, marginals), (inner(marginals, tangents[0]), slopes)
 
 
 def inner(a: States, b: States) -> jax.Array:

@@ -26,7 +26,7 @@ class Sizes(NamedTuple):
     Attributes:
       frames: how many frames count, an int scalar in 0..T.
       labels: how many labels count, an int scalar in 0..L.
-      repeats: bool [L], whether a label is the same as the one before it; the first entry is not looked at.
+      repeats: bool [L], whether a label is the same as the one before it; the first entry is ignored.
     """
 
     frames: jax.Array

@@ -63,7 +63,8 @@ def smooth(potentials: States, sizes: Sizes) -> tuple[jax.Array, States]:
     counts = (jnp.arange(frames) < sizes.frames[..., None]) & ~(log_z <= IMPOSSIBLE)[..., None]
     # whole numbers that are made of bits forget a NaN
     share = jnp.where(jnp.isnan(log_z), jnp.nan, jnp.ones_like(log_z))[..., None, None]
-    return log_z, States(*(jnp.where(counts[..., None], a * share, 0) for a in (blanks, labels[..., 1:])))
+    each = (jnp.where(counts[..., None], jnp.minimum(a * share, 1), 0) for a in (blanks, labels[..., 1:]))
+    return log_z, States(*each)
 
 
 def forward(factors: Weights, skips: jax.Array, keep: bool = False) -> tuple[Weights, jax.Array, Weights]:

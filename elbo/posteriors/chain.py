@@ -7,11 +7,12 @@ from typing import Any, ClassVar
 import jax
 import jax.numpy as jnp
 
-from ..numerics import IMPOSSIBLE, LOG_ZERO
+from ..numerics import IMPOSSIBLE, LOG_ZERO, within
 from ..sequence import padded
 from . import chain_log, chain_passes, chain_relaxed
 from .chain_path import Path, clean, inner
 from .derive import affine_potentials
+from .protocol import positive, same_shapes
 
 
 @jax.tree_util.register_dataclass
@@ -20,14 +21,15 @@ class Chain:
     """A distribution of paths: P(z_1 … z_L) ∝ exp(initial[z_1] + Σ_t transition[z_t, z_{t+1}] + Σ_t states[t, z_t]).
 
     One sequence; batches are made by vmap. z is a `Path`. Log potentials may be any numbers; −∞ counts as `LOG_ZERO`.
-    Those beyond the length are not looked at. A chain without a possible path has ln Z = `LOG_ZERO`, marginals zero
-    and no gradient.
+    Those beyond the length are ignored. A chain without a possible path is an impossible datum (see `Posterior`), and
+    no gradient flows through it.
 
     Args:
       initial: [K], floating point.
       transition: [K, K], from row to column, or [T-1, K, K], one for each step.
       states: [T, K].
-      length: L, an int scalar in 1..T. A concrete one out of range raises, a traced one gives NaN.
+      length: L, an int scalar in 1..T, for a path has a first state. A concrete one out of range raises, a traced one
+        gives NaN.
       smoothed: (ln Z, marginals), known beforehand, or None; see `prepared`.
 
     >>> q = Chain(jnp.zeros(2), jnp.log(jnp.array([[3.0, 1.0], [1.0, 3.0]])), jnp.zeros((3, 2)), jnp.array(2))
@@ -47,51 +49,60 @@ class Chain:
     def prepared(self) -> "Chain":
         """The same chain with ln Z and the marginals computed once for `mean`, `entropy` and `log_partition`. O(T K²).
 
-        Their derivatives are then those of the marginals: slower than the gradient of `log_partition` alone.
+        The derivatives of the marginals, and of the entropy, are slower than that of `log_partition`.
         """
         return replace(self, smoothed=self._smoothed())
 
     def log_partition(self) -> jax.Array:
         """ln Z = ln Σ_z exp ⟨potentials, z⟩, a scalar; its gradient is `mean()`. O(T K²)."""
-        return chain_passes.log_partition(*self._raw()) if self.smoothed is None else self.smoothed[0]
+        raw = self._raw()
+        return chain_passes.log_partition(*raw) if self.smoothed is None else self.smoothed[0]
 
     def mean(self) -> Path:
         """Marginals: P(z_1), expected transitions (of each step, or summed), P(z_t). O(T K²)."""
         return self._smoothed()[1]
 
     def entropy(self) -> jax.Array:
-        """−Σ P ln P = ln Z − ⟨potentials, mean⟩, nats.
-
-        `LOG_ZERO` for an impossible chain: its marginals are zero, so that energy + entropy is that of the datum.
-        """
+        """−Σ P ln P = ln Z − ⟨potentials, mean⟩, nats; `LOG_ZERO` for an impossible chain."""
         potentials, _ = self._clean()
         log_z, marginals = self._smoothed()
         possible = Path(*(jnp.where(a <= IMPOSSIBLE, 0, a) for a in potentials))
-        return log_z - inner(possible, marginals)
+        return jnp.where(log_z <= IMPOSSIBLE, log_z, within(log_z - inner(possible, marginals), 0, jnp.inf))
 
     def log_prob(self, path: Path) -> jax.Array:
-        """ln P(path), nats; affine in the path, of which a mean may take the place."""
-        potentials, length = self._clean()
-        log_z = chain_passes.log_partition(potentials, length)
-        return inner(potentials, path) - jnp.where(log_z <= IMPOSSIBLE, 0, log_z)
+        """ln P(path), nats; affine in the path, of which a mean may take the place. `LOG_ZERO` or less: impossible."""
+        potentials, _ = self._clean()
+        same_shapes("path", path, potentials)
+        log_z = self.log_partition()
+        return jnp.where(log_z <= IMPOSSIBLE, LOG_ZERO, inner(potentials, path) - log_z)
 
     def mode(self) -> Path:
         """The most probable path (Viterbi)."""
-        return self.path(chain_log.best(*self._clean()))
+        return self._indicator(*self.best())
 
     def best(self) -> tuple[jax.Array, jax.Array]:
-        """States of the most probable path, int [T] with -1 in the padding, and its log potential, nats (Viterbi)."""
+        """States of the most probable path, int [T] with -1 in the padding, and its log potential, nats (Viterbi).
+
+        All -1 and `LOG_ZERO` if no path is possible.
+        """
         potentials, length = self._clean()
         states = chain_log.best(potentials, length)
-        return states, inner(potentials, self.path(states))
+        score = inner(potentials, self.path(states))
+        return jnp.where(score > IMPOSSIBLE, states, -1), chain_log.settle(score)
 
     def sample(self, key: jax.Array) -> Path:
         """One path, exactly from P: the states forwards, filtered, then drawn backwards. O(T K²)."""
-        return self.path(chain_log.sample(*self._clean(), self._noise(key)))
+        potentials, length = self._clean()
+        return self._indicator(*chain_log.sample(potentials, length, self._noise(key)))
 
     def relaxed(self, key: jax.Array, temperature: float | jax.Array) -> Path:
-        """A path of soft states, differentiable in the potentials; at temperature 0 that of `sample(key)`. O(T K²)."""
-        return chain_relaxed.sample(*self._clean(), self._noise(key), temperature)
+        """A path of soft states, differentiable in the potentials; as the temperature falls to 0 it is `sample(key)`.
+
+        O(T K²).
+        """
+        positive("temperature", temperature)
+        potentials, length = self._clean()
+        return chain_relaxed.sample(potentials, length, self._noise(key), jnp.asarray(temperature, self.states.dtype))
 
     def path(self, states: jax.Array) -> Path:
         """The indicator of states [T], integers; what they are in the padding does not matter.
@@ -100,13 +111,14 @@ class Chain:
         >>> q.path(jnp.array([0, 0, 1])).transitions.tolist()
         [[1.0, 1.0], [0.0, 0.0]]
         """
+        _, length = self._raw()
         frames, size = self.states.shape
         if jnp.shape(states) != (frames,) or not jnp.issubdtype(jnp.result_type(states), jnp.integer):
             raise ValueError(
                 f"states: got {jnp.result_type(states)}{list(jnp.shape(states))}, expected integers [{frames}], the "
                 "state of each frame; use jax.vmap over a batch of chains"
             )
-        states = jnp.where(jnp.arange(frames) < self.length, states, -1)
+        states = jnp.where(jnp.arange(frames) < length, jnp.asarray(states, jnp.int32), -1)
         each = jax.nn.one_hot(states, size, dtype=self.states.dtype)
         pairs = "ti,tj->ij" if self.transition.ndim == 2 else "ti,tj->tij"
         return Path(each[0], jnp.einsum(pairs, each[:-1], each[1:]), each)
@@ -115,7 +127,7 @@ class Chain:
         """ln P(z_t | potentials of the frames up to t), [T, K]; `LOG_ZERO` in the padding and where P is impossible."""
         potentials, length = self._clean()
         _, alpha, peaks = chain_log.forward(potentials, length)
-        seen = (jnp.cumsum(peaks) > IMPOSSIBLE) & (jnp.arange(peaks.size) < length)
+        seen = ~(jnp.cumsum(peaks) <= IMPOSSIBLE) & (jnp.arange(peaks.size) < length)
         return jnp.where(seen[:, None], jax.nn.log_softmax(alpha, axis=-1), LOG_ZERO)
 
     def _noise(self, key: jax.Array) -> jax.Array:
@@ -123,12 +135,18 @@ class Chain:
         keys = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(self.states.shape[0]))
         return jax.vmap(lambda k: jax.random.gumbel(k, self.initial.shape, self.states.dtype))(keys)
 
+    def _indicator(self, states: jax.Array, score: jax.Array) -> Path:
+        """The indicator of states, zeros if the score is that of an impossible chain, NaN if it is no number."""
+        path = self.path(jnp.where(score <= IMPOSSIBLE, -1, states))
+        return jax.tree.map(lambda a: jnp.where(jnp.isnan(score), jnp.nan, a), path)
+
     def _smoothed(self) -> tuple[jax.Array, Path]:
-        return chain_passes.smooth(*self._raw()) if self.smoothed is None else self.smoothed
+        raw = self._raw()
+        return chain_passes.smooth(*raw) if self.smoothed is None else self.smoothed
 
     def _raw(self) -> tuple[Path, jax.Array]:
         _check(self)
-        return Path(self.initial, self.transition, self.states), self.length
+        return Path(self.initial, self.transition, self.states), jnp.asarray(self.length, jnp.int32)
 
     def _clean(self) -> tuple[Path, jax.Array]:
         potentials, length = self._raw()

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from ..numerics import IMPOSSIBLE, PRECISION
+from ..numerics import IMPOSSIBLE, LOG_ZERO, PRECISION
 
 # Why rescaling is harmless, or is found out.
 #
@@ -32,12 +32,18 @@ from ..numerics import IMPOSSIBLE, PRECISION
 
 
 class Scaled(NamedTuple):
-    """Potentials as factors: initial, transitions and states <= 1, and the log of what was taken out, a scalar."""
+    """Potentials as factors: initial, transitions and states <= 1.
+
+    Attributes:
+      log_scale: the log of what was taken out, a scalar; not finite where some potential is not.
+      possible: whether there is a path, as far as hard zeros tell, a bool scalar.
+    """
 
     initial: jax.Array
     transitions: jax.Array
     states: jax.Array
     log_scale: jax.Array
+    possible: jax.Array
 
 
 class Filtered(NamedTuple):
@@ -90,6 +96,16 @@ def loss(norms: jax.Array, floors: jax.Array | float = 1.0) -> jax.Array:
     return floors + 8 * jnp.finfo(norms.dtype).eps / norms
 
 
-def negligible(lost: jax.Array) -> jax.Array:
-    """Whether a relative error is that of rounding."""
-    return lost <= 16 * jnp.finfo(lost.dtype).eps
+def verdict(log_z: jax.Array, lost: jax.Array, log_scale: jax.Array, possible: jax.Array) -> tuple:
+    """ln Z, `LOG_ZERO` or NaN where that is known beforehand, and whether it is known to be right.
+
+    lost: the bound on its relative error.
+    """
+    log_z = jnp.where(possible, log_z, LOG_ZERO)
+    sound = jnp.isfinite(log_scale)
+    return jnp.where(sound, log_z, jnp.nan), (lost <= 16 * jnp.finfo(lost.dtype).eps) | ~possible | ~sound
+
+
+def per_total(joint: jax.Array, inside: jax.Array, log_scale: jax.Array) -> jax.Array:
+    """1 / Σ_k joint, [T]: 1, but for rounding that drifts in a long chain. 0 outside, NaN if a potential is no number."""
+    return jnp.where(inside, jnp.where(jnp.isfinite(log_scale), 1, jnp.nan) / jnp.sum(joint, axis=1), 0)

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 from jax.lax import stop_gradient
 from jax.nn import logsumexp
 
-from ..numerics import IMPOSSIBLE, LOG_ZERO
+from ..numerics import IMPOSSIBLE, LOG_ZERO, within
 from .chain_path import Path, steps_mask
 
 
@@ -70,11 +70,11 @@ def marginals(potentials, length, log_z, alpha, beta, at_once: bool) -> Path:
     _, transitions, states = potentials
     possible = ~(log_z <= IMPOSSIBLE)
     frames = (jnp.arange(len(states)) < length) & possible
-    each = jnp.where(frames[:, None], jax.nn.softmax(alpha + beta, axis=-1), 0)
+    each = jnp.where(frames[:, None], within(jax.nn.softmax(alpha + beta, axis=-1), 0, 1), 0)
 
     def step(before, after, transition, counts):
         pairs = before[:, None] + transition + after[None, :]
-        return jnp.where(counts, jnp.exp(pairs - logsumexp(pairs)), 0)
+        return jnp.where(counts, within(jnp.exp(pairs - logsumexp(pairs)), 0, 1), 0)
 
     xs = (alpha[:-1], states[1:] + beta[1:], frames[1:])
     if not potentials.homogeneous:
@@ -137,13 +137,13 @@ def best(potentials: Path, length: jax.Array) -> jax.Array:
 
 
 @jax.jit
-def sample(potentials: Path, length: jax.Array, noise: jax.Array) -> jax.Array:
+def sample(potentials: Path, length: jax.Array, noise: jax.Array) -> tuple[jax.Array, jax.Array]:
     """One path, int [T] with -1 in the padding, from Gumbel noise [T, K]: filter forwards, then draw backwards.
 
-    Scott, "Bayesian methods for hidden Markov models", JASA 97, 2002.
+    And ln Z, which says whether there is a path. Scott, "Bayesian methods for hidden Markov models", JASA 97, 2002.
     """
     _, transitions, states = potentials
-    _, alpha, _ = forward(potentials, length)
+    log_z, alpha, _ = forward(potentials, length)
     inside = steps_mask(len(states), length)
     scores = alpha + noise
 
@@ -155,7 +155,7 @@ def sample(potentials: Path, length: jax.Array, noise: jax.Array) -> jax.Array:
     # the weights of the last frame are carried to the end of the padding, but not its noise
     last = jnp.argmax(alpha[-1] + noise[length - 1])
     xs = (scores[:-1], None if potentials.homogeneous else transitions)
-    return trace(last, choose, xs, inside)
+    return trace(last, choose, xs, inside), log_z
 
 
 def trace(last: jax.Array, choose, xs, inside: jax.Array) -> jax.Array:

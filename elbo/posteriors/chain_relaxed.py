@@ -4,22 +4,23 @@ import jax
 import jax.numpy as jnp
 from jax.nn import log_softmax, logsumexp
 
+from ..numerics import IMPOSSIBLE
 from . import chain_log
 from .chain_path import Path, steps_mask
 
 
 @jax.jit
-def sample(potentials: Path, length: jax.Array, noise: jax.Array, temperature: float | jax.Array) -> Path:
+def sample(potentials: Path, length: jax.Array, noise: jax.Array, temperature: jax.Array) -> Path:
     """One relaxed path from Gumbel noise [T, K]: filter forwards, then backwards
 
         w_t = softmax((ln α_t + noise_t + ln Σ_j exp(transition[:, j]) w_{t+1}(j)) / temperature)
 
     where α_t is filtered; a step's transition is the outer product of its two states. As the temperature falls w_t
     becomes the draw of `chain_log.sample` from the same noise. The mixture is taken of probabilities, so that a
-    transition of probability 0 costs a soft state only its share. O(T K²).
+    transition of probability 0 costs a soft state only its share. Zeros if no path is possible. O(T K²).
     """
     _, transitions, states = potentials
-    _, alpha, _ = chain_log.forward(potentials, length)
+    log_z, alpha, _ = chain_log.forward(potentials, length)
     inside = steps_mask(len(states), length)
 
     def step(after, x):
@@ -33,6 +34,7 @@ def sample(potentials: Path, length: jax.Array, noise: jax.Array, temperature: f
     xs = ((alpha + noise)[:-1], None if potentials.homogeneous else transitions, inside)
     first, rest = jax.lax.scan(step, last, xs, reverse=True)
     soft = jnp.exp(jnp.concatenate([first[None], rest]))
-    soft = jnp.where((jnp.arange(len(states)) < length)[:, None], soft, 0)
+    counts = (jnp.arange(len(states)) < length) & ~(log_z <= IMPOSSIBLE)
+    soft = jnp.where(counts[:, None], soft, 0)
     pairs = "ti,tj->ij" if potentials.homogeneous else "ti,tj->tij"
     return Path(soft[0], jnp.einsum(pairs, soft[:-1], soft[1:]), soft)

@@ -8,10 +8,11 @@ import jax.numpy as jnp
 
 from ..numerics import IMPOSSIBLE, LOG_ZERO, PRECISION
 from . import chain_alone
-from .chain_factors import Filtered, Scaled, floor, least_log, loss, negligible, product, spread
+from .chain_factors import Filtered, Scaled, floor, least_log, loss, per_total, product, spread, verdict
 from .chain_factors import factors as as_factors
 from .chain_log import pairwise_sum
 from .chain_path import Path, clean, steps_mask
+from .chain_reach import without_unreached
 
 
 def log_partition(potentials: Path, length: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -38,7 +39,7 @@ def _log_partition(passes: tuple, potentials: Path, length: jax.Array) -> tuple[
     widest = spread(jnp.maximum(potentials.transitions, LOG_ZERO))
     lost = floor(potentials.initial) * jnp.sum(loss(filtered.norms, filtered.floors)) * size * jnp.exp(widest)
     log_z = factors.log_scale + pairwise_sum(jnp.log(filtered.norms))
-    return log_z, negligible(lost) & ~jnp.isnan(log_z)
+    return verdict(log_z, lost, factors.log_scale, factors.possible)
 
 
 def _smooth(passes: tuple, potentials: Path, length: jax.Array) -> tuple[tuple[jax.Array, Path], jax.Array]:
@@ -51,22 +52,23 @@ def _smooth(passes: tuple, potentials: Path, length: jax.Array) -> tuple[tuple[j
     lost = floor(potentials.initial) * jnp.sum(jnp.where(inside, each, 0))
     log_z = factors.log_scale + pairwise_sum(jnp.log(norms))
 
-    # what lies below the cut is there for the bound only; rounding makes the sums drift from 1 in a long chain
+    # what lies below the cut is there for the bound only
     weights = jnp.where(weights > cuts[:, None], weights, 0)
     joint = weights * beta
-    per_total = jnp.where(inside, 1 / jnp.sum(joint, axis=1), 0)
-    states = joint * per_total[:, None]
-    before = weights[:-1] * jnp.where(inside[1:], per_total[:-1], 0)[:, None]
+    shares = per_total(joint, inside, factors.log_scale)
+    states = jnp.where((inside & factors.possible)[:, None], jnp.minimum(joint * shares[:, None], 1), 0)
+    before = weights[:-1] * jnp.where(inside[1:], shares[:-1], 0)[:, None]
     after = (onward * beta)[1:]
     transitions = jnp.einsum("ti,tj->ij", before, after, precision=PRECISION) * factors.transitions
-    # the emissions' factors hide a NaN, their scale does not
-    return (log_z, Path(states[0], transitions, states)), negligible(lost) & ~jnp.isnan(log_z)
+    transitions = jnp.where(factors.possible, transitions, 0)
+    log_z, right = verdict(log_z, lost, factors.log_scale, factors.possible)
+    return (log_z, Path(states[0], transitions, states)), right
 
 
 def scale(potentials: Path, length: jax.Array) -> Scaled:
     """Potentials as factors, 1 in the padding; the initial one holds the first frame as well."""
     initial, transitions, _ = clean(potentials, length)
-    states = potentials.states
+    states, arrives = without_unreached(potentials, length)
     first, top = as_factors(initial + jnp.maximum(states[0], LOG_ZERO), (0,))
     pairs, peaks = as_factors(transitions, (0, 1))
     # cleaned as they are read, so that no clean copy has to be written; in the padding every number is above −∞
@@ -74,9 +76,9 @@ def scale(potentials: Path, length: jax.Array) -> Scaled:
     tops = jnp.maximum(jnp.max(states, axis=1), LOG_ZERO)
     below = states - jnp.where(inside, tops, -jnp.inf)[:, None]
     emissions = jnp.exp(jnp.where(below < 0, jnp.maximum(below, least_log(states.dtype)), 0))
-    emissions = jnp.where(states < jnp.where(inside, IMPOSSIBLE, -jnp.inf)[:, None], 0, emissions)
+    emissions = jnp.where(~(states < jnp.where(inside, IMPOSSIBLE, -jnp.inf)[:, None]), emissions, 0)
     log_scale = top[0] + pairwise_sum(jnp.where(inside[1:], tops[1:] + peaks[0, 0], 0))
-    return Scaled(first, pairs, emissions, log_scale)
+    return Scaled(first, pairs, emissions, log_scale, arrives & ~(log_scale <= IMPOSSIBLE))
 
 
 def forward(factors: Scaled, length: jax.Array) -> Filtered:

@@ -5,9 +5,11 @@ import jax.numpy as jnp
 from jax.lax import dynamic_index_in_dim
 
 from ..numerics import IMPOSSIBLE, LOG_ZERO
-from .chain_factors import factors, floor, least_log, loss, negligible, product, spread
+from .chain_factors import Scaled, factors, floor, least_log, loss, per_total, product, spread, verdict
 from .chain_log import pairwise_sum
 from .chain_path import Path, clean, steps_mask
+from .chain_reach import reached
+from .chain_unless import unless
 
 # The tables are most of the memory: each is made into factors within the loop, and found by its index there. As an
 # operand of jax.lax.scan a batch of them would first be copied, time in front.
@@ -15,19 +17,20 @@ from .chain_path import Path, clean, steps_mask
 
 def log_partition(potentials: Path, length: jax.Array) -> tuple[jax.Array, jax.Array]:
     """ln Z, and whether it is known to be right; the forward pass only. O(T K²)."""
-    _, _, norms, log_z, _ = _forward(potentials, length)
+    scaled, _, norms, _ = _forward(potentials, length)
     size = norms.dtype.type(potentials.initial.size)
     tables = jnp.maximum(potentials.transitions, LOG_ZERO)
     widest = jnp.max(jnp.where(_inside(tables, length), jax.vmap(spread)(tables), 0), initial=0)
-    return log_z, negligible(floor(potentials.initial) * jnp.sum(loss(norms)) * size * jnp.exp(widest))
+    lost = floor(potentials.initial) * jnp.sum(loss(norms)) * size * jnp.exp(widest)
+    return verdict(_log_z(scaled, norms), lost, scaled.log_scale, scaled.possible)
 
 
 def smooth(potentials: Path, length: jax.Array) -> tuple[tuple[jax.Array, Path], jax.Array]:
     """(ln Z, marginals), and whether they are known to be right. O(T K²) time, O(T K) memory besides the marginals."""
-    emissions, weights, norms, log_z, peaks = _forward(potentials, length)
+    scaled, weights, norms, peaks = _forward(potentials, length)
     least, tables = floor(potentials.initial), potentials.transitions
     alpha = jnp.where(weights > least * norms[:, None], weights / norms[:, None], 0)
-    onward = emissions / norms[:, None]
+    onward = scaled.states / norms[:, None]
 
     def step(after, t):
         after = _at(onward, t + 1) * after
@@ -38,14 +41,16 @@ def smooth(potentials: Path, length: jax.Array) -> tuple[tuple[jax.Array, Path],
     _, (beta, after) = jax.lax.scan(step, end, jnp.arange(len(tables)), reverse=True)
     beta = jnp.concatenate([beta, end[None]])
     inside = jnp.arange(norms.size) < length
+    counts = inside & scaled.possible
     lost = least * jnp.sum(jnp.where(inside, loss(norms) * jnp.sum(beta, axis=1), 0))
     joint = alpha * beta
-    # rounding makes the sums drift from 1 in a long chain
-    per_total = jnp.where(inside, 1 / jnp.sum(joint, axis=1), 0)
-    states = joint * per_total[:, None]
-    before = alpha[:-1] * jnp.where(inside[1:], per_total[:-1], 0)[:, None]
-    pairs = before[:, :, None] * _relative(tables, peaks) * jnp.where(inside[1:, None], after, 0)[:, None, :]
-    return (log_z, Path(states[0], pairs, states)), negligible(lost)
+    shares = per_total(joint, inside, scaled.log_scale)
+    states = jnp.where(counts[:, None], jnp.minimum(joint * shares[:, None], 1), 0)
+    before = jnp.where(counts[1:, None], alpha[:-1] * shares[:-1, None], 0)
+    after = jnp.where(counts[1:, None], after, 0)
+    pairs = jnp.minimum(before[:, :, None] * _relative(tables, peaks) * after[:, None, :], 1)
+    log_z, right = verdict(_log_z(scaled, norms), lost, scaled.log_scale, scaled.possible)
+    return (log_z, Path(states[0], pairs, states)), right
 
 
 def _relative(tables: jax.Array, peaks: jax.Array) -> jax.Array:
@@ -53,30 +58,60 @@ def _relative(tables: jax.Array, peaks: jax.Array) -> jax.Array:
     return jnp.where(tables > IMPOSSIBLE, jnp.exp(jnp.clip(tables - peaks, least_log(tables.dtype), 0)), 0)
 
 
-def _forward(potentials: Path, length: jax.Array) -> tuple[jax.Array, ...]:
-    """Emissions [T, K] as factors, c α [T, K], c [T], ln Z, and each step's maximum, [T-1, 1, 1]."""
+def _forward(potentials: Path, length: jax.Array) -> tuple[Scaled, jax.Array, jax.Array, jax.Array]:
+    """Factors, but for the tables, c α [T, K], c [T], and the maximum of each table, [T-1, 1, 1]."""
     initial, _, states = clean(potentials, length)
-    least, tables = floor(initial), potentials.transitions
+    tables = potentials.transitions
     first, top = factors(initial + states[0], (0,))
     emissions, tops = factors(states, (1,))
     peaks = jnp.maximum(jnp.max(tables, axis=(1, 2)), LOG_ZERO)
     peaks = jnp.where(_inside(tables, length), peaks, 0)[:, None, None]
+    # in the padding all these are 0
+    log_scale = top[0] + pairwise_sum(tops[1:, 0] + peaks[:, 0, 0])
+    scaled = Scaled(first, tables, emissions, log_scale, ~(log_scale <= IMPOSSIBLE))
+    weights, norms = _filter(scaled, peaks, length)
+
+    # a hard zero matters only where something stands at the floor: so the tables need not be searched for one
+    least, inside = floor(initial), (jnp.arange(norms.size) < length)[:, None]
+    kept = jnp.all((weights > least * norms[:, None]) | ~inside)
+    found = emissions, scaled.possible, weights, norms
+    emissions, possible, weights, norms = unless(kept, found, _pruned, found, potentials, scaled, peaks, length)
+    return scaled._replace(states=emissions, possible=possible), weights, norms, peaks
+
+
+def _pruned(found: tuple, potentials: Path, scaled: Scaled, peaks: jax.Array, length: jax.Array) -> tuple:
+    """Factors of the states, whether there is a path, c α and c, where states that no path reaches are impossible."""
+
+    def again(potentials, scaled, peaks, length):
+        reach, arrives = reached(potentials, length)
+        pruned = scaled._replace(states=jnp.where(reach, scaled.states, 0))
+        return pruned.states, arrives & scaled.possible, *_filter(pruned, peaks, length)
+
+    inside = _inside(potentials.transitions, length)[:, None, None]
+    free = jnp.all(potentials.initial > IMPOSSIBLE) & jnp.all((potentials.transitions > IMPOSSIBLE) | ~inside)
+    return unless(free, found, again, potentials, scaled, peaks, length)
+
+
+def _filter(scaled: Scaled, peaks: jax.Array, length: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """c α [T, K] and c [T]."""
+    least = floor(scaled.initial)
 
     def step(before, t):
         weights, norm = before
         # the junk of the padding is computed, and left out of all that comes of it
-        transition = _relative(_at(tables, t), _at(peaks, t))
-        after = product(jnp.maximum(weights * (1 / norm), least), transition, 0) * _at(emissions, t + 1)
+        transition = _relative(_at(scaled.transitions, t), _at(peaks, t))
+        after = product(jnp.maximum(weights * (1 / norm), least), transition, 0) * _at(scaled.states, t + 1)
         inside = t + 1 < length
         after, norm = jnp.where(inside, after, weights), jnp.where(inside, jnp.sum(after), 1)
         return (after, norm), (after, norm)
 
-    norm = jnp.sum(first)
-    _, (rest, norms) = jax.lax.scan(step, (first, norm), jnp.arange(len(tables)))
-    norms = jnp.concatenate([norm[None], norms])
-    # in the padding all these are 0
-    log_z = top[0] + pairwise_sum(tops[1:, 0] + peaks[:, 0, 0]) + pairwise_sum(jnp.log(norms))
-    return emissions, jnp.concatenate([first[None], rest]), norms, log_z, peaks
+    norm = jnp.sum(scaled.initial)
+    _, (rest, norms) = jax.lax.scan(step, (scaled.initial, norm), jnp.arange(len(peaks)))
+    return jnp.concatenate([scaled.initial[None], rest]), jnp.concatenate([norm[None], norms])
+
+
+def _log_z(scaled: Scaled, norms: jax.Array) -> jax.Array:
+    return scaled.log_scale + pairwise_sum(jnp.log(norms))
 
 
 def _inside(tables: jax.Array, length: jax.Array) -> jax.Array:

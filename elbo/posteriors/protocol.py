@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any, Protocol, runtime_checkable
 
 import jax
+import jax.numpy as jnp
 
 Tree = Any
 
@@ -11,6 +12,13 @@ Tree = Any
 @runtime_checkable
 class Posterior(Protocol):
     """P(z|y) for one datum: a pytree with these methods; batches are made by vmap. All values in nats.
+
+    An impossible datum, for which no z is possible, has ln Z = `LOG_ZERO` where ln Z is offered. Its probabilities are
+    zero: `mean` is zeros, so are `mode` and `sample`, which indicate nothing, and lists of states or spans are −1. Its
+    log probabilities are `LOG_ZERO`: `log_prob`, the score of the best z, and `entropy`, so that the energy, a sum over
+    no z, and the entropy are together ln P(y). If only z is impossible, its `log_prob` is `LOG_ZERO` or less. A datum
+    that holds a NaN gives NaN, and −1 for integers. What reports to people shows −∞ for all of these log
+    probabilities (`evidence`).
 
     A posterior may offer more, and the automatic estimator looks for it by name:
       - `expect_quadratic(f)`: exact E f(z) of an f quadratic in z (Gaussians);
@@ -59,3 +67,16 @@ class Structure(Protocol):
 def prepared(q: Posterior) -> Posterior:
     """q, with what its methods have in common computed once, where it offers that."""
     return q.prepared() if hasattr(q, "prepared") else q
+
+
+def same_shapes(name: str, z: Tree, like: Tree) -> None:
+    """Raises unless the leaves of z, the argument of that name, have the shapes of another pytree, one by one."""
+    shapes, expected = ([list(jnp.shape(a)) for a in jax.tree.leaves(tree)] for tree in (z, like))
+    if shapes != expected:
+        raise ValueError(f"{name}: got shapes {shapes}, expected {expected}; use jax.vmap over a batch")
+
+
+def positive(name: str, value: float | jax.Array) -> None:
+    """Raises unless the value of the argument of that name is a positive scalar, as far as that is known."""
+    if jnp.shape(value) != () or (not isinstance(value, jax.core.Tracer) and not float(value) > 0):
+        raise ValueError(f"{name}: got {value}, expected a positive number")

@@ -89,6 +89,12 @@ def smoothed(q: Chain) -> tuple:
     return log_z, (each[0], pairs if transition.ndim == 3 else pairs.sum(0), each)
 
 
+def forbidden(q: Chain) -> list:
+    """Where no path leads, of the initial state, transitions and states of a chain of full length."""
+    flat = (np.where(np.asarray(a) <= 1e-6 * LOG_ZERO, LOG_ZERO, 0.0) for a in (q.initial, q.transition, q.states))
+    return [share == 0 for share in smoothed(Chain(*flat, q.length))[1]]
+
+
 def stack(chains) -> Chain:
     """A batch of chains of one shape."""
     return jax.tree.map(lambda *leaves: jnp.asarray(np.stack(leaves)), *chains)

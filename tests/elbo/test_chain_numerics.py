@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from elbo import LOG_ZERO, Chain
 from elbo.posteriors import chain_log, chain_passes, chain_scaled
 
-from .chains import smoothed, stack
+from .chains import forbidden, smoothed, stack
 
 FRAMES, STATES = 7, 4
 
@@ -73,7 +73,7 @@ def passes(q):
 
 def check(q, seen):
     """All passes agree with float64 in log space; the scaled ones at least where they say so."""
-    log_z, marginals = smoothed(q)
+    (log_z, marginals), nowhere = smoothed(q), forbidden(q)
     parts = [np.abs(a[a > 1e-6 * LOG_ZERO]).max(initial=0) for a in (np.asarray(q.initial), q.transition, q.states)]
     # each frame rounds numbers as large as the potentials a few times
     error = 8 * q.states.shape[0] * float(jnp.finfo(q.states.dtype).eps) * (1 + max(parts))
@@ -85,8 +85,12 @@ def check(q, seen):
             np.testing.assert_allclose(value, log_z, atol=error * (1 + q.states.shape[0]))
 
     def same_marginals(path):
-        for a, b in zip(path, marginals, strict=True):
+        for a, b, never in zip(path, marginals, nowhere, strict=True):
             np.testing.assert_allclose(a, b, atol=min(error, 0.01))
+            # what no path reaches has no share, not even a small one, and rounding makes none larger than 1
+            assert not a[never].any() and (a >= 0).all()
+        per_step = path.transitions if path.transitions.ndim == 3 else path.initial
+        assert max(path.initial.max(), path.states.max(), per_step.max()) <= 1
 
     same(seen["value"])
     for name in ("smooth", "log", "parallel"):
@@ -96,7 +100,6 @@ def check(q, seen):
     for name in ("together", "alone"):
         (value, path), right = seen[name]["smooth"]
         if right:
-            assert log_z > -np.inf
             same(value)
             same_marginals(path)
         value, right = seen[name]["value"]
