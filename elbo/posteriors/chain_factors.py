@@ -107,5 +107,5 @@ def verdict(log_z: jax.Array, lost: jax.Array, log_scale: jax.Array, possible: j
 
 
 def per_total(joint: jax.Array, inside: jax.Array, log_scale: jax.Array) -> jax.Array:
-    """1 / Σ_k joint, [T]: 1, but for rounding that drifts in a long chain. 0 outside, NaN if a potential is no number."""
+    """1 / Σ_k joint, [T]: 1 but for rounding that drifts in a long chain; 0 outside, NaN for potentials like that."""
     return jnp.where(inside, jnp.where(jnp.isfinite(log_scale), 1, jnp.nan) / jnp.sum(joint, axis=1), 0)
