@@ -7,6 +7,7 @@ import jax.numpy as jnp
 
 import elbo
 
+from .criteria import one_of_each
 from .families import LinearGaussian
 
 
@@ -14,6 +15,17 @@ class Theta(NamedTuple):
     """Parameters: observation, the `LinearGaussian` y = weights z + bias + noise, weights [D, Q]."""
 
     observation: LinearGaussian
+
+    def free_parameters(self) -> int:
+        """The dimension of the Gaussians that the model can be: its numbers, less Q (Q − 1) / 2 for rotations of z.
+
+        The loadings W [D, Q] count as W Wᵀ, and no more is free than there is in a mean and a full covariance of y.
+        """
+        one_of_each(observation=(self.observation, 0))
+        size, latent = self.observation.weights.shape
+        rank = min(size, latent)
+        loadings = size * rank - rank * (rank - 1) // 2
+        return size + min(loadings + self.observation.log_scale.size, size * (size + 1) // 2)
 
 
 class LinearPsi(NamedTuple):

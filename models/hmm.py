@@ -10,6 +10,7 @@ import jax.numpy as jnp
 
 import elbo
 
+from .criteria import free_parameters, one_of_each
 from .families import Categorical
 from .families.data import data_log_prob
 from .families.estimate import estimate
@@ -33,6 +34,11 @@ class Theta(NamedTuple):
     initial: Categorical | None
     transition: Categorical
     emission: Any
+
+    def free_parameters(self) -> int:
+        """See `criteria.free_parameters`."""
+        one_of_each(initial=(self.initial, 0), transition=(self.transition, 1))
+        return free_parameters(tuple(self))
 
 
 class Frames(NamedTuple):

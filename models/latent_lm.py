@@ -9,6 +9,7 @@ from flax import nnx
 
 import elbo
 
+from .criteria import free_parameters, one_of_each
 from .families import Categorical
 from .language_networks import Emission, Reader, Recurrent
 from .networks import functional
@@ -42,6 +43,11 @@ class Theta(NamedTuple):
     initial: Categorical
     transition: Categorical
     network: Tree
+
+    def free_parameters(self) -> int:
+        """See `criteria.free_parameters`; the weights of the network count in full."""
+        one_of_each(initial=(self.initial, 0), transition=(self.transition, 1))
+        return free_parameters(tuple(self))
 
 
 class Psi(NamedTuple):

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import elbo
 from elbo.linalg import cholesky, matmul, triangular_inverse
 
+from .criteria import free_parameters, one_of_each
 from .families import LinearGaussian, MultivariateNormal
 
 Missing = Literal["frames", "entries", "none"]
@@ -29,6 +30,26 @@ class Theta(NamedTuple):
     initial: MultivariateNormal
     transition: LinearGaussian
     observation: LinearGaussian
+
+    def free_parameters(self) -> int:
+        """The dimension of the processes that the model can be: its numbers, less those that a change of z takes up.
+
+        z → M z + c changes nothing of P(y) if it is undone in all three parts. c is free, [D]; M is a rotation and D
+        scales, as the noise must stay diagonal (one scale, as spherical noise must stay spherical). With more latents
+        than entries of y, variance S with C S = 0 can be moved between z_1 and the steps: noise + S − A S Aᵀ.
+        """
+        one_of_each(initial=(self.initial, 0), transition=(self.transition, 0))
+        size = self.transition.event_size
+        unseen = max(size - self.observation.bias.size, 0)
+        turns, hidden = size * (size - 1) // 2, unseen * (unseen + 1) // 2
+        change = {  # whether z_1 and the noise of the steps have spherical covariances; one of them all can have
+            (False, False): turns + size + hidden,
+            (False, True): turns + 1 + hidden,
+            (True, False): 1 + hidden,
+            (True, True): turns + 1,
+        }
+        kind = self.initial.covariance_type == "spherical", self.transition.spherical
+        return free_parameters(tuple(self)) - size - change[kind]
 
 
 class Filtered(NamedTuple):

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 
 import elbo
 
+from .criteria import free_parameters, one_of_each
 from .families import Categorical, MultivariateNormal
 from .families.data import data_log_prob
 from .families.estimate import estimate
@@ -25,6 +26,11 @@ class Theta(NamedTuple):
 
     weights: Categorical
     components: Any
+
+    def free_parameters(self) -> int:
+        """See `criteria.free_parameters`."""
+        one_of_each(weights=(self.weights, 0))
+        return free_parameters(tuple(self))
 
 
 def log_joint(theta: Theta, z: jax.Array, y: Any) -> jax.Array:

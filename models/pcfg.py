@@ -10,6 +10,7 @@ from flax import nnx
 
 import elbo
 
+from .criteria import free_parameters, one_of_each
 from .families import Categorical, PseudoData
 from .networks import MLP, functional
 
@@ -28,6 +29,11 @@ class Theta(NamedTuple):
     root: Categorical
     rules: Categorical
     emission: Categorical
+
+    def free_parameters(self) -> int:
+        """See `criteria.free_parameters`."""
+        one_of_each(root=(self.root, 0), rules=(self.rules, 1), emission=(self.emission, 1))
+        return free_parameters(tuple(self))
 
 
 class Parsed(NamedTuple):

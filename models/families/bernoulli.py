@@ -5,10 +5,11 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from elbo import PRECISION, density, on_support, safe_log, tapped
 
-from .shapes import check_event, floating
+from .shapes import check_event, floating, is_forbidden, log_estimate
 
 
 class Statistics(NamedTuple):
@@ -84,8 +85,8 @@ class Bernoulli:
         return Statistics(jnp.zeros_like(self.logits), jnp.zeros_like(self.logits))
 
     def free_parameters(self) -> int:
-        """How many free numbers the batch of components has."""
-        return self.logits.size
+        """How many free numbers: the probabilities, without those that are 0 or 1 by `create`. Not under jit."""
+        return int(np.sum(~np.asarray(is_forbidden(-jnp.abs(self.logits)))))
 
     def empty(self, statistics: Statistics) -> jax.Array:
         """Components without data, bool [*batch]."""
@@ -98,7 +99,8 @@ class Bernoulli:
 
     def maximize(self, statistics: Statistics) -> "Bernoulli":
         """Relative frequencies."""
-        logits = safe_log(statistics.ones) - safe_log(statistics.zeros)
+        never = -jnp.abs(self.logits)
+        logits = log_estimate(statistics.ones, never) - log_estimate(statistics.zeros, never)
         return Bernoulli(jnp.where(statistics.zeros + statistics.ones > 0, logits, self.logits))
 
     def statistics_of(self, reference: "Bernoulli") -> Statistics:

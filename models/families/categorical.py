@@ -7,7 +7,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from elbo import IMPOSSIBLE, LOG_ZERO, PRECISION, density, on_support, safe_log, tapped
+from elbo import LOG_ZERO, PRECISION, density, on_support, safe_log, tapped
+
+from .shapes import is_forbidden, log_estimate
 
 
 @jax.tree_util.register_dataclass
@@ -87,8 +89,12 @@ class Categorical:
         return jnp.zeros_like(self.logits)
 
     def free_parameters(self) -> int:
-        """How many free numbers: the probabilities that are not 0, less one for each distribution; not under jit."""
-        possible = np.sum(np.asarray(self.logits) > IMPOSSIBLE, -1)
+        """How many free numbers: the probabilities that the model does not forbid, less one for each distribution.
+
+        A 0 is forbidden where `create` was given it (or a logit is `LOG_ZERO`), and `maximize` keeps it; a 0 that
+        `maximize` found is free. Not under jit.
+        """
+        possible = np.sum(~np.asarray(is_forbidden(self.logits)), -1)
         return int(np.sum(np.maximum(possible - 1, 0)))
 
     def empty(self, statistics: jax.Array) -> jax.Array:
@@ -103,7 +109,7 @@ class Categorical:
         """Relative frequencies."""
         total = jnp.sum(statistics, -1, keepdims=True)
         frequencies = statistics / jnp.where(total > 0, total, 1)
-        return Categorical(jnp.where(total > 0, safe_log(frequencies), self.logits))
+        return Categorical(jnp.where(total > 0, log_estimate(frequencies, self.logits), self.logits))
 
     def statistics_of(self, reference: "Categorical") -> jax.Array:
         """E T(x) of one datum x ~ reference: its probabilities."""

@@ -6,11 +6,12 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.scipy.special import gammaln, logsumexp
 
 from elbo import PRECISION, density, on_support, safe_log, tapped
 
-from .shapes import check_event, divide, floating
+from .shapes import check_event, divide, floating, is_forbidden, log_estimate
 
 
 class Statistics(NamedTuple):
@@ -106,8 +107,8 @@ class Poisson:
         return Statistics(jnp.zeros_like(self.log_rate), jnp.zeros_like(self.log_rate))
 
     def free_parameters(self) -> int:
-        """How many free numbers the batch of components has."""
-        return self.log_rate.size
+        """How many free numbers: the rates, without those that are 0 by `create`. Not under jit."""
+        return int(np.sum(~np.asarray(is_forbidden(self.log_rate))))
 
     def empty(self, statistics: Statistics) -> jax.Array:
         """Components without data (or exposure), bool [*batch]."""
@@ -119,7 +120,7 @@ class Poisson:
 
     def maximize(self, statistics: Statistics) -> "Poisson":
         """Mean counts per exposure."""
-        log_rate = safe_log(divide(statistics.total, statistics.exposure))
+        log_rate = log_estimate(divide(statistics.total, statistics.exposure), self.log_rate)
         return Poisson(jnp.where(statistics.exposure > 0, log_rate, self.log_rate))
 
     def statistics_of(self, reference: "Poisson") -> Statistics:

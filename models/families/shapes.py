@@ -5,6 +5,11 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
+from elbo import LOG_ZERO, safe_log
+
+UNSEEN = 0.5 * LOG_ZERO
+"""ln of what was estimated as 0: as impossible as `LOG_ZERO`, which stands for what the model forbids, but free."""
+
 
 def check_event(name: str, x: jax.Array, shape: tuple[int, ...]) -> None:
     """Raises unless x is one floating-point datum of the given shape."""
@@ -107,3 +112,21 @@ def update_log_scale(
     """
     variance = bound_variance(divide(residual, count), floor * jnp.exp(-log_scale), divide(second, count), terms)
     return jnp.where(count > 0, log_scale + 0.5 * jnp.log(variance), log_scale)
+
+
+def is_forbidden(log_p: jax.Array) -> jax.Array:
+    """Where a log probability (or log rate) is 0 because the model says so, and not because no datum was seen there.
+
+    The two are the same for every likelihood, but not for a count of free parameters, which may not fall because EM ran
+    for longer. So `create` writes 0 as `LOG_ZERO`, and `maximize` a 0 that was free as `UNSEEN`.
+    """
+    return log_p <= 0.75 * LOG_ZERO
+
+
+def log_estimate(p: jax.Array, old: jax.Array) -> jax.Array:
+    """ln of an estimate p >= 0 in place of the log value `old`; what was forbidden, and is 0, stays forbidden.
+
+    >>> (log_estimate(jnp.array([1.0, 0.0, 0.0]), jnp.array([0.0, -1.0, LOG_ZERO])) / LOG_ZERO).tolist()
+    [0.0, 0.5, 1.0]
+    """
+    return jnp.where(p > 0, safe_log(p), jnp.where(is_forbidden(old), LOG_ZERO, UNSEEN))
