@@ -1,6 +1,5 @@
 """Ordinary grammars and treebanks: their conversion to the normal form of `pcfg`, and of its parses back."""
 
-import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
@@ -9,21 +8,18 @@ import jax.numpy as jnp
 import numpy as np
 
 from .families import Categorical
-from .pcfg import Theta
+from .grammar_text import Grammar, Side, Tree, brackets, check, is_word, quoted, read, show
+from .pcfg import Chained, Theta
 
-Side = tuple[str, ...]
-Grammar = dict[str, dict[Side, float]]
-"""Symbol to right-hand sides to probabilities; the first symbol is the start. Words are in quotes: `'dog'`."""
-
-Tree = tuple[str, list]
-"""A label and its children, trees or words."""
+__all__ = ["Converted", "Grammar", "Side", "Tree", "brackets", "check", "convert", "from_trees", "read", "show"]
 
 
 class Converted(NamedTuple):
     """A grammar in normal form, where every sentence has the probability that it had.
 
     Attributes:
-      theta: for `pcfg.model(len(nonterminals), len(preterminals), single=True)`.
+      theta: for `pcfg.model(len(nonterminals), len(preterminals), single=True)`; its rules and emissions are `Chained`,
+        so that `pcfg.parse` finds the most probable tree of the grammar as it was written.
       nonterminals, preterminals: names; a symbol that both has children and is a word has its name in both.
       words: the vocabulary.
       chains: (symbol, right-hand side) to the most probable chain of unary rules that ends in that rule.
@@ -43,9 +39,17 @@ class Converted(NamedTuple):
     def restore(self, spans: Sequence, sentence: Sequence[str]) -> str | None:
         """A parse of one sentence as a tree of the original grammar, in brackets; None if there is no parse.
 
-        Unary chains are summed over in the normal form; of these the most probable is written.
+        Args:
+          spans: of `pcfg.parse`, whose tree is the most probable one of the original grammar; or of `pcfg.consensus`,
+            whose parents and children need not be a rule: such a node has its own label, and no unary chain above it.
+          sentence: its words.
         """
         columns = [np.asarray(a) for a in spans]
+        if columns[5].ndim != 1 or not 0 < len(sentence) <= len(columns[5]):
+            raise ValueError(
+                f"spans, sentence: got tags {list(columns[5].shape)} and {len(sentence)} words, expected the spans of "
+                "one sentence, jax.tree.map(lambda a: a[i], spans), and its words"
+            )
         if (columns[5][: len(sentence)] < 0).any():
             return None
         rows = iter(zip(*columns[:5], strict=True))
@@ -53,7 +57,7 @@ class Converted(NamedTuple):
 
         def grow(symbol: int, start: int) -> tuple[list, int]:
             if symbol >= size:
-                name, side = self.preterminals[symbol - size], (_quoted(sentence[start]),)
+                name, side = self.preterminals[symbol - size], (quoted(sentence[start]),)
                 return self._chain(name, side, [sentence[start]]), start + 1
             _, end, _, left, right = next(rows)
             first, middle = grow(left, start)
@@ -62,48 +66,19 @@ class Converted(NamedTuple):
             return self._chain(self.nonterminals[symbol], names, first + second), int(end)
 
         root = columns[2][0] if len(sentence) > 1 else size + columns[5][0]
-        (tree,), _ = grow(int(root), 0)
-        return show(tree)
+        trees, _ = grow(int(root), 0)
+        return show(trees[0] if len(trees) == 1 and not isinstance(trees[0], str) else (self.nonterminals[0], trees))
 
     def _name(self, symbol: int) -> str:
         size = len(self.nonterminals)
         return self.nonterminals[symbol] if symbol < size else self.preterminals[symbol - size]
 
     def _chain(self, name: str, side: Side, children: list) -> list:
-        if "|" in name or name.startswith("'"):
+        if "|" in name or is_word(name):
             return children  # made by the conversion
-        for label in reversed(self.chains[name, side]):
+        for label in reversed(self.chains.get((name, side), (name,))):
             children = [(label, children)]
         return children
-
-
-def read(text: str) -> Grammar:
-    """A grammar from text: a line `A -> B C [0.4] | 'word' [0.6]` for each symbol or rule; `#` begins a comment.
-
-    Raises ValueError with the rule for what is malformed; see `check`.
-
-    >>> read("S -> 'a' [0.5] | S S [0.5]")
-    {'S': {("'a'",): 0.5, ('S', 'S'): 0.5}}
-    """
-    grammar: Grammar = {}
-    for line in text.splitlines():
-        line = re.sub(r"(?<!')#.*", "", line).strip()
-        if not line:
-            continue
-        left, arrow, right = line.partition("->")
-        for part in re.split(r"\|(?!')", right):
-            found = re.fullmatch(r"\s*(.*?)\s*\[\s*([^\]\s]+)\s*\]\s*", part)
-            if not arrow or len(left.split()) != 1 or found is None:
-                raise ValueError(f"rule {line!r}: expected A -> B C [probability], alternatives separated by |")
-            try:
-                probability = float(found[2])
-            except ValueError:
-                raise ValueError(f"rule {line!r}: probability {found[2]!r} is not a number") from None
-            sides = grammar.setdefault(left.strip(), {})
-            side = tuple(found[1].split())
-            sides[side] = sides.get(side, 0.0) + probability
-    check(grammar)
-    return grammar
 
 
 def from_trees(trees: Iterable[str], *, markov: int | None = None) -> Grammar:
@@ -121,14 +96,14 @@ def from_trees(trees: Iterable[str], *, markov: int | None = None) -> Grammar:
 
     def visit(tree: Tree) -> None:
         label, children = tree
-        if "|" in label:
-            raise ValueError(f"tree: label {label!r} has a |, which marks symbols made by the conversion")
-        side = tuple(_quoted(c) if isinstance(c, str) else c[0] for c in children)
+        if "|" in label or is_word(label):
+            raise ValueError(f"tree: label {label!r} has a |, or is in quotes: so are symbols made by the conversion")
+        side = tuple(quoted(c) if isinstance(c, str) else c[0] for c in children)
         if markov is not None:
             base, memory = label, side
             while len(side) > 2:
                 seen = memory[: len(memory) - len(side) + 1][-markov:] if markov else ()
-                rest = f"{base}|{'-'.join(seen)}"
+                rest = f"{base}|{' '.join(seen)}"
                 counts[label][side[0], rest] += 1
                 label, side = rest, side[1:]
         counts[label][side] += 1
@@ -150,52 +125,11 @@ def from_trees(trees: Iterable[str], *, markov: int | None = None) -> Grammar:
     return grammar
 
 
-def check(grammar: Grammar) -> None:
-    """Raises ValueError, naming the rule, unless a grammar is proper and each symbol can be reached and ended."""
-    if not grammar:
-        raise ValueError("grammar: no rules")
-    start = next(iter(grammar))
-    users: dict[str, str] = {}
-    for a, sides in grammar.items():
-        for side, p in sides.items():
-            if not side:
-                raise ValueError(f"rule {_rule(a, side)}: an empty right-hand side; every symbol must have words")
-            if not 0 < p <= 1 + 1e-6:
-                raise ValueError(f"rule {_rule(a, side)}: probability {p:g}, expected 0 < p <= 1")
-            for b in side:
-                users.setdefault(b, _rule(a, side))
-        total = sum(sides.values())
-        if abs(total - 1) > 1e-6:
-            rules = "; ".join(f"{_rule(a, side)} [{p:g}]" for side, p in sides.items())
-            raise ValueError(f"rules of {a}: probabilities sum to {total:g}, expected 1: {rules}")
-    for b, rule in users.items():
-        if not _is_word(b) and b not in grammar:
-            raise ValueError(f"rule {rule}: {b} has no rules; a word is written in quotes, '{b}'")
-    reached, waiting = {start}, [start]
-    while waiting:
-        for side in grammar[waiting.pop()]:
-            new = {b for b in side if not _is_word(b)} - reached
-            reached |= new
-            waiting += new
-    for a in grammar:
-        if a not in reached:
-            raise ValueError(f"rule {_rule(a, next(iter(grammar[a])))}: {a} cannot be reached from {start}")
-    ended: set[str] = set()
-    while new := {
-        a
-        for a, sides in grammar.items()
-        if a not in ended and any(all(_is_word(b) or b in ended for b in side) for side in sides)
-    }:
-        ended |= new
-    for a in grammar:
-        if a not in ended:
-            raise ValueError(f"rule {_rule(a, next(iter(grammar[a])))}: {a} never comes to an end in words")
-
-
 def convert(grammar: Grammar) -> Converted:
     """A grammar in the normal form of `pcfg`: words apart, two children at most, chains of unary rules summed.
 
-    Every sentence keeps its probability. Unary cycles are summed exactly, as a geometric series.
+    Every sentence keeps its probability: unary cycles are summed exactly, as a geometric series. And the most probable
+    tree keeps its own: of each sum, the share of the best chain is kept beside it (`pcfg.Chained`).
 
     >>> c = convert(read("S -> NP VP [1]" + chr(10) + "NP -> 'she' [1]" + chr(10) + "VP -> 'runs' [1]"))
     >>> c.nonterminals, c.preterminals, c.words
@@ -212,7 +146,7 @@ def convert(grammar: Grammar) -> Converted:
     ends: Grammar = defaultdict(dict)
     for a, sides in rules.items():
         for side, p in sides.items():
-            if len(side) == 1 and not _is_word(side[0]):
+            if len(side) == 1 and not is_word(side[0]):
                 unary[place[a], place[side[0]]] += p
             else:
                 ends[a][side] = p
@@ -221,7 +155,7 @@ def convert(grammar: Grammar) -> Converted:
     expanded: dict[str, dict[Side, float]] = {a: defaultdict(float) for a in names}
     chains: dict[tuple[str, Side], tuple[float, tuple[str, ...]]] = {}
     for a in names:
-        for y in np.flatnonzero(summed[place[a]] > 0).tolist():
+        for y in np.flatnonzero(best[place[a]] > 0).tolist():
             for side, p in ends[names[y]].items():
                 expanded[a][side] += summed[place[a], y] * p
                 weight = best[place[a], y] * p
@@ -243,56 +177,33 @@ def convert(grammar: Grammar) -> Converted:
     at = {a: [(nonterminals.index(a), binary[a])] if a in nonterminals and binary[a] > 0 else [] for a in used}
     for i, a in enumerate(preterminals):
         at[a].append((size + i, lexical[a]))
-    table = np.zeros((size, size + tags, size + tags))
-    emission = np.zeros((tags, len(words)))
+    table, emission = np.zeros((size, size + tags, size + tags)), np.zeros((tags, len(words)))
+    of_rules, of_words = np.zeros_like(table), np.zeros_like(emission)  # ln of the best chain's share
     for i, a in enumerate(nonterminals):
         for side, p in expanded[a].items():
             if len(side) == 2:
                 for b, share in at[side[0]]:
                     for c, other in at[side[1]]:
-                        table[i, b, c] += p * share * other / binary[a]
+                        table[i, b, c] = p * share * other / binary[a]
+                        of_rules[i, b, c] = min(np.log(chains[a, side][0] / p), 0)
         if not binary[a]:
             table[i] = 1 / table[i].size  # a grammar of single words
     for i, a in enumerate(preterminals):
         for side, p in expanded[a].items():
             if len(side) == 1:
-                emission[i, words.index(side[0][1:-1])] += p / lexical[a]
+                emission[i, words.index(side[0][1:-1])] = p / lexical[a]
+                of_words[i, words.index(side[0][1:-1])] = min(np.log(chains[a, side][0] / p), 0)
     root = np.zeros(size + tags)
     for i, share in at[start]:
         root[i] += share
-    families = (Categorical.create(jnp.asarray(a, float)) for a in (root, table.reshape(size, -1), emission))
-    return Converted(
-        Theta(*families), nonterminals, preterminals, words, {key: chain for key, (_, chain) in chains.items()}
+    rows = (jnp.asarray(a.reshape(len(a), -1), float) for a in (table, of_rules, emission, of_words))
+    rules_, of_rules_, emission_, of_words_ = rows
+    theta = Theta(
+        Categorical.create(jnp.asarray(root, float)),
+        Chained.create(rules_, of_rules_),
+        Chained.create(emission_, of_words_),
     )
-
-
-def brackets(text: str) -> Tree:
-    """A tree from brackets. Raises ValueError with the text unless it is one tree.
-
-    >>> brackets("(S (A a) (B b))")
-    ('S', [('A', ['a']), ('B', ['b'])])
-    """
-    tokens = re.findall(r"[()]|[^\s()]+", text)
-    stack: list[list] = [[]]
-    for i, token in enumerate(tokens):
-        if token == "(":
-            stack.append([])
-        elif token == ")" and len(stack) > 1 and len(stack[-1]) > 1 and isinstance(stack[-1][0], str):
-            label, *children = stack.pop()
-            stack[-1].append((label, children))
-        elif token not in "()" and len(stack) > 1:
-            stack[-1].append(token)
-        else:
-            raise ValueError(f"tree {text!r}: unexpected {token!r}, the {i + 1}th token")
-    if len(stack) != 1 or len(stack[0]) != 1:
-        raise ValueError(f"tree {text!r}: expected one tree, (LABEL child ...), with its brackets closed")
-    return stack[0][0]
-
-
-def show(tree: Tree) -> str:
-    """A tree in brackets."""
-    label, children = tree
-    return f"({label} {' '.join(c if isinstance(c, str) else show(c) for c in children)})"
+    return Converted(theta, nonterminals, preterminals, words, {key: chain for key, (_, chain) in chains.items()})
 
 
 def _binary(grammar: Grammar) -> Grammar:
@@ -304,7 +215,7 @@ def _binary(grammar: Grammar) -> Grammar:
         for side, p in sides.items():
             symbols = side
             if len(side) > 1:
-                for word in filter(_is_word, side):
+                for word in filter(is_word, side):
                     made[word] = {(word,): 1.0}
             while len(symbols) > 2:
                 rest = "|" + " ".join(symbols[-2:])
@@ -334,15 +245,3 @@ def _walk(before: np.ndarray, first: int, last: int) -> list[int]:
     while chain[-1] != first:
         chain.append(before[first, chain[-1]])
     return chain[::-1]
-
-
-def _quoted(word: str) -> str:
-    return f"'{word}'"
-
-
-def _is_word(symbol: str) -> bool:
-    return symbol.startswith("'") and symbol.endswith("'") and len(symbol) > 2
-
-
-def _rule(a: str, side: Side) -> str:
-    return f"{a} -> {' '.join(side) or '(nothing)'}"

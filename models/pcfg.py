@@ -1,8 +1,9 @@
 """Probabilistic context-free grammars in Chomsky normal form with separate preterminals."""
 
 from collections.abc import Callable
+from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -34,6 +35,31 @@ class Theta(NamedTuple):
         """See `criteria.free_parameters`."""
         one_of_each(root=(self.root, 0), rules=(self.rules, 1), emission=(self.emission, 1))
         return free_parameters(tuple(self))
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Chained(Categorical):
+    """A `Categorical` over rules each of which stands for several trees: all the chains of unary rules that end in it.
+
+    The sum of a sentence's trees needs no more than that of the chains; the most probable tree needs the best one.
+
+    Args:
+      share: ln of the part that the most probable chain has in each probability, [*batch, V], <= 0; moved by nothing.
+    """
+
+    share: Any = None
+    fixed: ClassVar[tuple[str, ...]] = ("share",)
+
+    @classmethod
+    def create(cls, probabilities: jax.Array, share: jax.Array | None = None) -> "Chained":
+        """The family with the given probabilities, and what part of them is one chain, [*batch, V]."""
+        logits = Categorical.create(probabilities).logits
+        return cls(logits, share=jnp.zeros_like(logits) if share is None else share)
+
+    def maximize(self, statistics: jax.Array) -> "Chained":
+        """Relative frequencies; the shares stay."""
+        return replace(self, logits=super().maximize(statistics).logits, tap=None)
 
 
 class Parsed(NamedTuple):
@@ -169,8 +195,23 @@ def neural(
 
 @partial(jax.jit, static_argnames="model")
 def parse(model: elbo.Model, theta: Tree, ys: Tree) -> Parsed:
-    """The most probable parse of each sentence (Viterbi)."""
-    spans, score = jax.vmap(lambda y: model.encoder(theta, y).best())(ys)  # type: ignore[attr-defined]
+    """The most probable parse of each sentence (Viterbi); where rules are `Chained`, that of the grammar as written.
+
+    A sentence without a parse has the score −∞, and all its spans and tags are −1.
+    """
+
+    def one(y):
+        q: Any = model.encoder(theta, y)
+        rules, emission = (getattr(getattr(theta, name, None), "share", None) for name in ("rules", "emission"))
+        if rules is not None:
+            q = replace(q, rules=q.rules + rules.reshape(q.rules.shape))
+        if emission is not None:
+            words = elbo.padded(y).clean().values
+            known = (words >= 0) & (words < emission.shape[1])
+            q = replace(q, tags=q.tags + jnp.where(known[:, None], emission.T[jnp.where(known, words, 0)], 0))
+        return q.best()
+
+    spans, score = jax.vmap(one)(ys)
     return Parsed(spans, jnp.where(score <= elbo.IMPOSSIBLE, -jnp.inf, score))
 
 
