@@ -151,10 +151,10 @@ def test_trees_that_are_no_derivation_have_their_labels(x64):
     size = len(at)
     spans = [np.array(a) for a in (
         [0, 0, -1], [3, 2, -1], [at["S"], at["NP"], -1],
-        [at["NP"], size + tag["V"], -1], [size + tag["N"], size + tag["'and'"], -1],
+        [at["NP"], size + tag["V"], -1], [size + tag["V"], size + tag["'and'"], -1],
         [tag["V"], tag["'and'"], tag["N"], -1],
     )]  # fmt: skip
-    assert found.restore(spans, ["a", "and", "zebra"]) == "(S (NP (V a) and) (N zebra))"
+    assert found.restore(spans, ["a", "and", "zebra"]) == "(S (NP (V a) and) (V zebra))"
     with pytest.raises(ValueError, match="got tags \\[4\\] and 5 words, expected the spans of one sentence"):
         found.restore(spans, ["a"] * 5)
     with pytest.raises(ValueError, match="expected the spans of one sentence"):
