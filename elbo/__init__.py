@@ -6,7 +6,17 @@ from .estimators import Automatic, Enumerated, Estimator, Exact, Reparameterized
 from .exact import exact
 from .family import Family, density, is_family, tapped
 from .model import Model, Params
-from .numerics import IMPOSSIBLE, LOG_ZERO, PRECISION, is_feasible, on_support, safe_log, softplus, sum_is_finite
+from .numerics import (
+    IMPOSSIBLE,
+    LOG_ZERO,
+    PRECISION,
+    is_feasible,
+    on_support,
+    safe_log,
+    softplus,
+    sum_is_finite,
+    widen,
+)
 from .objective import Decomposition, decompose, elbo, evidence, kl
 from .platform import warn_if_unsound
 from .posteriors import (
@@ -94,6 +104,7 @@ __all__ = [
     "sum_is_finite",
     "tapped",
     "tree",
+    "widen",
     "zero_unless",
 ]
 

@@ -72,6 +72,27 @@ def on_support(value: jax.Array, inside: jax.Array) -> jax.Array:
     return jnp.where(inside, value, LOG_ZERO)
 
 
+def widen(tree: Any) -> Any:
+    """The integer arrays of a pytree as int32 at least; other leaves, bool among them, as they are.
+
+    JAX converts a Python number to the dtype of the array that it meets: `jnp.uint8(44) < 300` asks whether 44 < 44. So
+    integers (symbols, counts, lengths) are widened where they come in. Numbers that int32 cannot hold (uint32 without
+    x64) become negative, which no symbol, count or length is.
+
+    >>> int(widen(jnp.array(44, jnp.uint8)) < 300), widen(jnp.zeros(2, bool)).dtype
+    (1, dtype('bool'))
+    """
+
+    def wide(leaf):
+        dtype = jnp.result_type(leaf)
+        if not hasattr(leaf, "dtype") or not jnp.issubdtype(dtype, jnp.integer) or dtype in (jnp.int32, jnp.int64):
+            return leaf
+        large = jnp.iinfo(dtype).bits >= 32
+        return jnp.asarray(leaf).astype(jax.dtypes.canonicalize_dtype(jnp.int64) if large else jnp.int32)
+
+    return jax.tree.map(wide, tree)
+
+
 @jax.custom_jvp
 def softplus(x: jax.Array) -> jax.Array:
     """ln(1 + e^x), elementwise, any shape: −ln(1 − p) of a bit with log odds x. Value and slope share one exponential.

@@ -5,6 +5,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from .numerics import widen
+
 Tree = Any
 
 
@@ -30,7 +32,7 @@ class Padded(NamedTuple):
 
     def mask(self) -> jax.Array:
         """Which frames count, bool [T]."""
-        return jnp.arange(self.frames) < self.length
+        return jnp.arange(self.frames) < _one(self.length)
 
     def clean(self) -> "Padded":
         """The sequence with zeros in its padding."""
@@ -38,7 +40,8 @@ class Padded(NamedTuple):
 
     def is_sound(self) -> jax.Array:
         """Whether the length is in 1..T, a bool scalar."""
-        return (self.length >= 1) & (self.length <= self.frames)
+        length = _one(self.length)
+        return (length >= 1) & (length <= self.frames)
 
 
 class Labelled(NamedTuple):
@@ -64,6 +67,16 @@ def padded(y: Tree) -> Padded:
             "sequences is [N, T, ...]; one sequence is ys[None]"
         )
     return Padded(y, jnp.asarray(first.shape[0], jnp.int32))
+
+
+def _one(length: Any) -> jax.Array:
+    """The length of one sequence, int32 at least; raises where it is that of a batch, or no integer."""
+    if jnp.shape(length) != () or not jnp.issubdtype(jnp.result_type(length), jnp.integer):
+        raise ValueError(
+            f"length: got {jnp.result_type(length)}{list(jnp.shape(length))}, expected an int scalar, the frames that "
+            "count of one sequence; use jax.vmap over a batch"
+        )
+    return widen(length)
 
 
 def zero_unless(mask: jax.Array, tree: Tree) -> Tree:

@@ -62,7 +62,7 @@ class Framewise:
     def sample(self, key: jax.Array) -> jax.Array:
         """One draw [T, Q], differentiable in the parameters."""
         # a key for each frame: draws do not depend on the amount of padding
-        keys = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(self.each.mean().shape[0]))
+        keys = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(len(jax.tree.leaves(self.each)[0])))
         return self._masked(jax.vmap(lambda q, k: q.sample(k))(self.each, keys))
 
     def log_prob(self, x: jax.Array) -> jax.Array:

@@ -8,10 +8,11 @@ import jax
 import jax.numpy as jnp
 
 from ..numerics import LOG_ZERO, on_support
+from . import event
 from .derive import StructureError, affine_potentials
 
 
-@jax.tree_util.register_dataclass
+@event.register
 @dataclass(frozen=True)
 class Bernoulli:
     """Independent bits: P(z) ∝ exp ⟨logits, z⟩, z in {0, 1}.
@@ -27,6 +28,9 @@ class Bernoulli:
     logits: jax.Array
     reparameterized: ClassVar[bool] = False
 
+    def __post_init__(self):
+        event.remember_rank(self, self.logits)
+
     def log_partition(self) -> jax.Array:
         """ln Σ_z exp ⟨logits, z⟩, a scalar."""
         return jnp.sum(jax.nn.softplus(self._logits()))
@@ -38,6 +42,7 @@ class Bernoulli:
     def log_prob(self, z: jax.Array) -> jax.Array:
         """ln P(z), affine in z; `LOG_ZERO` for a z outside [0, 1]."""
         logits = self._logits()
+        event.require_value(z, logits, "logits")
         value = jnp.sum(z * jax.nn.log_sigmoid(logits) + (1 - z) * jax.nn.log_sigmoid(-logits))
         return on_support(value, jnp.all((z >= 0) & (z <= 1)))
 
@@ -49,7 +54,7 @@ class Bernoulli:
 
     def mode(self) -> jax.Array:
         """1 where a bit is more probable than not."""
-        return (self.logits > 0).astype(self.logits.dtype)
+        return (self._logits() > 0).astype(self.logits.dtype)
 
     def mean(self) -> jax.Array:
         """Probabilities of 1, the gradient of `log_partition`."""
@@ -57,7 +62,7 @@ class Bernoulli:
 
     def support(self) -> jax.Array:
         """Every value of z, [2^D, D], for a vector of at most 16 bits."""
-        bits = self.logits.size
+        bits = self._logits().size
         if self.logits.ndim != 1 or bits > 16:
             raise StructureError(
                 f"logits: got {list(self.logits.shape)}; support() lists the values of a vector of at most 16 bits"
@@ -65,6 +70,7 @@ class Bernoulli:
         return ((jnp.arange(2**bits)[:, None] >> jnp.arange(bits)) & 1).astype(self.logits.dtype)
 
     def _logits(self) -> jax.Array:
+        event.require_datum(self, logits=self.logits)
         return jnp.clip(self.logits, LOG_ZERO, -LOG_ZERO)
 
 

@@ -7,17 +7,21 @@ from typing import Any, ClassVar
 import jax
 import jax.numpy as jnp
 
-from ..numerics import LOG_ZERO, on_support
+from ..numerics import IMPOSSIBLE, LOG_ZERO, on_support
+from . import event
 from .derive import StructureError, affine_potentials
 
 
-@jax.tree_util.register_dataclass
+@event.register
 @dataclass(frozen=True)
 class Categorical:
     """Independent categorical variables as indicators: P(z) ∝ exp Σ_k z_k logits_k, z one-hot in the last axis.
 
+    Where a variable has no possible value, ln Z and the entropy are `LOG_ZERO` and the mean is zero (see `Posterior`).
+
     Args:
-      logits: unnormalised log probabilities, [K] for one variable, [..., K] for a group. −∞ counts as `LOG_ZERO`.
+      logits: unnormalised log probabilities, [K] for one variable, [..., K] for a group, floating point. −∞ counts as
+        `LOG_ZERO`.
 
     >>> q = Categorical(jnp.log(jnp.array([1.0, 3.0])))
     >>> q.mean().tolist(), q.mode().tolist(), q.log_partition().tolist()
@@ -26,6 +30,9 @@ class Categorical:
 
     logits: jax.Array
     reparameterized: ClassVar[bool] = False
+
+    def __post_init__(self):
+        event.remember_rank(self, self.logits)
 
     def log_partition(self) -> jax.Array:
         """ln Σ_z exp ⟨logits, z⟩, a scalar."""
@@ -41,30 +48,36 @@ class Categorical:
 
     def log_prob(self, z: jax.Array) -> jax.Array:
         """ln P(z), affine in z; `LOG_ZERO` where an entry of z is negative."""
-        return on_support(jnp.sum(z * jax.nn.log_softmax(self._logits())), jnp.all(z >= 0))
+        logits = self._logits()
+        event.require_value(z, logits, "logits")
+        value = jnp.sum(z * jnp.where(_impossible(logits), logits, jax.nn.log_softmax(logits)))
+        return on_support(value, jnp.all(z >= 0))
 
     def entropy(self) -> jax.Array:
         """−Σ p ln p."""
-        log_p = jax.nn.log_softmax(self._logits())
-        return -jnp.sum(jnp.exp(log_p) * log_p)
+        logits = self._logits()
+        log_p = jax.nn.log_softmax(logits)
+        return jnp.where(_impossible(logits), LOG_ZERO, -jnp.sum(jnp.exp(log_p) * log_p))
 
     def mode(self) -> jax.Array:
         """The indicator of the largest logits."""
-        return self._one_hot(jnp.argmax(self.logits, axis=-1))
+        return self._one_hot(jnp.argmax(self._logits(), axis=-1))
 
     def mean(self) -> jax.Array:
         """Probabilities, the gradient of `log_partition`."""
-        return jax.nn.softmax(self._logits())
+        logits = self._logits()
+        return jnp.where(_impossible(logits), 0, jax.nn.softmax(logits))
 
     def support(self) -> jax.Array:
         """Every value of z, [K, K]; for one variable only."""
-        if self.logits.ndim != 1:
+        if self._logits().ndim != 1:
             raise StructureError(
                 f"logits: got a group {list(self.logits.shape)}; support() lists the values of one variable [K]"
             )
         return jnp.eye(self.logits.shape[-1], dtype=self.logits.dtype)
 
     def _logits(self) -> jax.Array:
+        event.require_datum(self, logits=self.logits)
         return jnp.maximum(self.logits, LOG_ZERO)
 
     def _perturbed(self, key: jax.Array) -> jax.Array:
@@ -73,6 +86,11 @@ class Categorical:
 
     def _one_hot(self, index: jax.Array) -> jax.Array:
         return jax.nn.one_hot(index, self.logits.shape[-1], dtype=self.logits.dtype)
+
+
+def _impossible(logits: jax.Array) -> jax.Array:
+    """Whether a variable has no possible value, a scalar."""
+    return jnp.any(jnp.max(logits, axis=-1) <= IMPOSSIBLE)
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from ..linalg import cholesky, matmul, triangular_inverse
 from ..numerics import PRECISION
 from .derive import origin, quadratic_potentials
+from .event import require_value
 
 
 @jax.tree_util.register_dataclass
@@ -32,16 +33,19 @@ class MultivariateNormal:
 
     def covariance(self) -> jax.Array:
         """[D, D]."""
-        return matmul(self.scale_tril, self.scale_tril.T)
+        _, scale_tril = self._parameters()
+        return matmul(scale_tril, scale_tril.T)
 
     def sample(self, key: jax.Array) -> jax.Array:
         """loc + scale_tril η with η ~ N(0, I); differentiable in the parameters."""
-        eta = jax.random.normal(key, self.loc.shape, self.loc.dtype)
-        return self.loc + jnp.dot(self.scale_tril, eta, precision=PRECISION)
+        loc, scale_tril = self._parameters()
+        return loc + jnp.dot(scale_tril, jax.random.normal(key, loc.shape, loc.dtype), precision=PRECISION)
 
     def log_prob(self, z: jax.Array) -> jax.Array:
         """ln N(z; loc, Σ), quadratic in z. O(D³) for the inverse of the factor."""
-        eta = jnp.dot(triangular_inverse(self.scale_tril), z - self.loc, precision=PRECISION)
+        loc, scale_tril = self._parameters()
+        require_value(z, loc, "loc")
+        eta = jnp.dot(triangular_inverse(scale_tril), z - loc, precision=PRECISION)
         return -0.5 * jnp.sum(jnp.square(eta) + jnp.log(2 * jnp.pi)) - self._log_det()
 
     def entropy(self) -> jax.Array:
@@ -50,19 +54,34 @@ class MultivariateNormal:
 
     def mode(self) -> jax.Array:
         """loc."""
-        return self.loc
+        return self._parameters()[0]
 
     def mean(self) -> jax.Array:
         """loc."""
-        return self.loc
+        return self._parameters()[0]
 
     def expect_quadratic(self, f: Callable[[jax.Array], jax.Array]) -> jax.Array:
         """E f(z) = f(loc) + ½ tr H Σ, exactly, of a scalar f quadratic in z with Hessian H. D products with H."""
-        hessian = jax.hessian(f)(origin(f, self.loc))
-        return f(self.loc) + 0.5 * jnp.sum(hessian * self.covariance())
+        loc, _ = self._parameters()
+        hessian = jax.hessian(f)(origin(f, loc))
+        return f(loc) + 0.5 * jnp.sum(hessian * self.covariance())
 
     def _log_det(self) -> jax.Array:
-        return jnp.sum(jnp.log(jnp.diagonal(self.scale_tril)))
+        _, scale_tril = self._parameters()
+        return jnp.sum(jnp.log(jnp.diagonal(scale_tril)))
+
+    def _parameters(self) -> tuple[jax.Array, jax.Array]:
+        """loc and scale_tril; raises unless they are those of one datum."""
+        shapes = jnp.shape(self.loc), jnp.shape(self.scale_tril)
+        if len(shapes[0]) != 1 or shapes[1] != 2 * shapes[0]:
+            raise ValueError(
+                f"loc, scale_tril: got shapes {[list(s) for s in shapes]}, expected [D] and [D, D]; use jax.vmap over a "
+                "batch: jax.vmap(lambda q: q.entropy())(q)"
+            )
+        dtypes = [jnp.result_type(a) for a in (self.loc, self.scale_tril)]
+        if any(not jnp.issubdtype(d, jnp.floating) for d in dtypes):
+            raise ValueError(f"loc, scale_tril: got {[str(d) for d in dtypes]}, expected floating-point numbers")
+        return self.loc, self.scale_tril
 
 
 @dataclass(frozen=True)

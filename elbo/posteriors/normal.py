@@ -6,19 +6,21 @@ from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from ..polynomial import separable
+from . import event
 from .derive import origin
 
 
-@jax.tree_util.register_dataclass
+@event.register
 @dataclass(frozen=True)
 class Normal:
     """z ~ N(loc, diag exp(log_scale)²), reparameterised as z = loc + exp(log_scale) η.
 
     Args:
-      loc: [D], floating point.
-      log_scale: [D], log standard deviations.
+      loc: [D], floating point; or any other shape of z.
+      log_scale: log standard deviations, shaped like loc, or one for several numbers where it broadcasts to that.
 
     >>> q = Normal(jnp.zeros(2), jnp.zeros(2))
     >>> q.entropy().tolist(), q.expect_quadratic(lambda z: z @ z).tolist()  # ln 2πe, 1 + 1
@@ -29,33 +31,41 @@ class Normal:
     log_scale: jax.Array
     reparameterized: ClassVar[bool] = True
 
+    def __post_init__(self):
+        event.remember_rank(self, self.loc)
+
     def sample(self, key: jax.Array) -> jax.Array:
         """loc + exp(log_scale) η with η ~ N(0, I); differentiable in the parameters."""
-        return self.loc + jnp.exp(self.log_scale) * jax.random.normal(key, self.loc.shape, self.loc.dtype)
+        loc, log_scale = self._parameters()
+        return loc + jnp.exp(log_scale) * jax.random.normal(key, loc.shape, loc.dtype)
 
     def log_prob(self, z: jax.Array) -> jax.Array:
         """ln N(z; loc, diag exp(log_scale)²), quadratic in z."""
-        eta = (z - self.loc) * jnp.exp(-self.log_scale)
-        return -0.5 * jnp.sum(jnp.square(eta) + 2 * self.log_scale + jnp.log(2 * jnp.pi))
+        loc, log_scale = self._parameters()
+        event.require_value(z, loc, "loc")
+        eta = (z - loc) * jnp.exp(-log_scale)
+        return -0.5 * jnp.sum(jnp.square(eta) + 2 * log_scale + jnp.log(2 * jnp.pi))
 
     def entropy(self) -> jax.Array:
         """Σ log_scale + D/2 ln 2πe."""
-        return jnp.sum(self.log_scale + 0.5 * (1 + jnp.log(2 * jnp.pi)))
+        _, log_scale = self._parameters()
+        return jnp.sum(log_scale + 0.5 * (1 + jnp.log(2 * jnp.pi)))
 
     def mode(self) -> jax.Array:
         """loc."""
-        return self.loc
+        return self._parameters()[0]
 
     def mean(self) -> jax.Array:
         """loc."""
-        return self.loc
+        return self._parameters()[0]
 
     def expect_quadratic(self, f: Callable[[jax.Array], jax.Array]) -> jax.Array:
         """E f(z) = f(loc) + ½ Σ_d H_dd exp(log_scale_d)², exactly, of a scalar f quadratic in z with Hessian H.
 
         One Hessian-vector product where f is visibly separable, D of them otherwise.
         """
-        zero, gradient = origin(f, self.loc), jax.grad(f)
+        loc, log_scale = self._parameters()
+        zero, gradient = origin(f, loc), jax.grad(f)
 
         def column(v):
             return jax.jvp(gradient, (zero,), (v,))[1]
@@ -63,5 +73,15 @@ class Normal:
         if separable(f, zero):
             curvature = column(jnp.ones_like(zero))
         else:
-            curvature = jnp.diagonal(jax.vmap(column)(zero + jnp.eye(zero.size, dtype=zero.dtype)))
-        return f(self.loc) + 0.5 * jnp.sum(curvature * jnp.exp(2 * self.log_scale))
+            units = jnp.eye(zero.size, dtype=zero.dtype).reshape(-1, *zero.shape)
+            rows = jax.vmap(column)(zero + units).reshape(zero.size, zero.size)
+            curvature = jnp.diagonal(rows).reshape(zero.shape)
+        return f(loc) + 0.5 * jnp.sum(curvature * jnp.exp(2 * log_scale))
+
+    def _parameters(self) -> tuple[jax.Array, jax.Array]:
+        """loc and log_scale of one shape."""
+        event.require_datum(self, loc=self.loc, log_scale=self.log_scale)
+        shapes = jnp.shape(self.loc), jnp.shape(self.log_scale)
+        if shapes[0] != shapes[1] and np.broadcast_shapes(*shapes) != shapes[0]:
+            raise ValueError(f"loc, log_scale: got shapes {[list(s) for s in shapes]}, expected the same shape")
+        return self.loc, jnp.broadcast_to(self.log_scale, shapes[0])

@@ -11,7 +11,15 @@ Tree = Any
 
 @runtime_checkable
 class Posterior(Protocol):
-    """P(z|y) for one datum: a pytree with these methods; batches are made by vmap. All values in nats.
+    """P(z|y) for one datum: a pytree with these methods. All values in nats.
+
+    What `jax.vmap(encoder, (None, 0))` returns is a batch: the same object, each array with one axis more. Its methods
+    are then for jax.vmap too, `jax.vmap(lambda q: q.entropy())(qs)`; called on the batch itself they raise.
+
+    A discrete posterior without a possible value (every value's log potential is `LOG_ZERO`) is of an impossible datum:
+    `log_partition` and `entropy` are about `LOG_ZERO`, `mean` is zero, so that E ln P(z, y) + H is that of the datum,
+    about `LOG_ZERO`; `log_prob` is the log potential, not normalised. `mode` and `sample` have the shape of z and no
+    meaning. Everything is finite, and no gradient flows.
 
     An impossible datum, for which no z is possible, has ln Z = `LOG_ZERO` where ln Z is offered. Its probabilities are
     zero: `mean` is zeros, so are `mode` and `sample`, which indicate nothing, and lists of states or spans are −1. Its
@@ -22,7 +30,8 @@ class Posterior(Protocol):
 
     A posterior may offer more, and the automatic estimator looks for it by name:
       - `expect_quadratic(f)`: exact E f(z) of an f quadratic in z (Gaussians);
-      - `support()`: every value of z, stacked on a leading axis [S, ...] (small discrete posteriors);
+      - `support()`: every value of z, stacked on a leading axis [S, ...] (small discrete posteriors). It may refuse,
+        by a `StructureError` while tracing, a posterior of a shape that it cannot list;
       - `prepared()`: the same posterior, with what `mean` and `entropy` have in common computed once;
       - `log_partition()`: ln Z of the unnormalised potentials that `exact` gave it, for `evidence`;
       - `outer`, a posterior, and `given(x)`, another for each x: z = (x, s), and expectations and the entropy are taken

@@ -154,7 +154,7 @@ class Tree:
         ([1.0, 0.0], [[0.0, 0.0, 0.0], [0.0, 0.0, 0.0], [0.0, 0.0, 1.0]])
         """
         size, symbols = self.rules.shape[:2]
-        dtype = self.rules.dtype
+        dtype, spans = self.rules.dtype, widen(spans)
         label, left, right = (
             jax.nn.one_hot(a, n, dtype=dtype)
             for a, n in ((spans.label, size), (spans.left, symbols), (spans.right, symbols))
@@ -171,7 +171,8 @@ class Tree:
 
     def _clean(self) -> tuple[Parse, jax.Array]:
         _check(self)
-        return clean(Parse(self.root, self.rules, self.tags), self.length), self.length
+        length = widen(self.length)
+        return clean(Parse(self.root, self.rules, self.tags), length), length
 
 
 @dataclass(frozen=True)
