@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from .model import Model, Params
+from .numerics import widen
 from .objective import batch_length
 from .promises import NEEDED, PROMISES, Trial
 
@@ -65,7 +66,7 @@ def check_model(
     if tolerance is not None and not tolerance > 0:
         raise ValueError(f"tolerance: got {tolerance}, expected a positive number or None")
     batch_length(ys)
-    ys = jax.tree.map(jnp.asarray, ys)
+    ys = widen(jax.tree.map(jnp.asarray, ys))
     if unusable := jnp.flatnonzero(~jax.vmap(model.usable)(ys)).tolist():
         raise ValueError(f"ys: data {unusable} are not usable (model.usable(y) is False), expected data without them")
     floats = [a for a in jax.tree.leaves(params) if jnp.issubdtype(jnp.result_type(a), jnp.floating)]

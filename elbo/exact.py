@@ -9,6 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from .numerics import widen
 from .posteriors import Posterior, Structure
 
 Tree = Any
@@ -39,6 +40,7 @@ class ExactEncoder:
 
     def __call__(self, psi: Tree, y: Tree) -> Posterior:
         """The posterior of one datum under the parameters psi."""
+        y = widen(y)
         return self.structure.posterior(lambda z: reduce(add, terms(self.log_joint, psi, z, y)), y)
 
     def e_step(self, theta: Tree, psi: Tree) -> Tree:

@@ -10,7 +10,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from .estimators import Automatic, Estimator, Exact, expect_with_entropy
 from .exact import ExactEncoder, terms
 from .model import Model, Params
-from .numerics import IMPOSSIBLE
+from .numerics import IMPOSSIBLE, widen
 from .posteriors import Posterior
 from .remember import remembered
 
@@ -21,11 +21,11 @@ class Decomposition(NamedTuple):
     """L in its two readings, (1) energy + entropy and (2) evidence − kl; each [N], nats.
 
     Attributes:
-      energy: E_q ln P_Θ(z, y).
+      energy: E_q ln P_Θ(z, y); −∞ where the datum is impossible, and its entropy and kl are then 0.
       entropy: H(q).
       elbo: L = energy + entropy.
       evidence: ln P_Θ(y).
-      kl: KL(q, P_Θ(z|y)), computed by itself, not as a difference of the others.
+      kl: KL(q, P_Θ(z|y)), computed by itself, not as a difference of the others; ∞ where q draws what is impossible.
     """
 
     energy: jax.Array
@@ -43,6 +43,7 @@ def bound(
 
 
 def _parts(model, params, y, key, estimator):
+    y = widen(y)
     q = model.encoder(params.psi, y)
     energy, entropy = expect_with_entropy(lambda z: terms(model.log_joint, params.theta, z, y), q, estimator, key)
     return sum(energy), entropy
@@ -108,7 +109,7 @@ def evidence(model: Model, *, batch_size: int | None = None) -> Callable[..., ja
 
 
 def _log_evidence(log_joint, encoder, params, y):
-    psi = encoder.e_step(params.theta, params.psi)
+    y, psi = widen(y), encoder.e_step(params.theta, params.psi)
     q = encoder(psi, y)
     if not hasattr(q, "log_partition"):
         return bound(Model(log_joint, encoder), Params(params.theta, psi), y, None, Exact())
@@ -142,12 +143,15 @@ def decompose(
     truth = _exact_encoder(posterior or model.encoder, "posterior")
 
     def one(params, y, key):
-        parts = _parts(model, params, y, key, estimator or Automatic())
-        energy, value = _reported(parts[0]), _reported(sum(parts))
+        energy, entropy = _parts(model, params, y, key, estimator or Automatic())
+        value = _reported(energy + entropy)
+        # the posterior of an impossible datum says so in its entropy; there it is the energy that people look at
+        nothing = entropy <= IMPOSSIBLE
+        energy, entropy = jnp.where(nothing, -jnp.inf, _reported(energy)), jnp.where(nothing, 0, entropy)
         theta = truth.e_step(params.theta, params.psi)
         log_p = _reported(_log_evidence(model.log_joint, truth, params, y))
-        gap = kl(model.encoder(params.psi, y), truth(theta, y))
-        return Decomposition(energy, parts[1], value, log_p, gap)
+        gap = -_reported(-kl(model.encoder(params.psi, y), truth(theta, y)))
+        return Decomposition(energy, entropy, value, log_p, gap)
 
     return _batched(one, None)
 
@@ -155,14 +159,16 @@ def decompose(
 def kl(q: Posterior, p: Posterior) -> jax.Array:
     """KL(q, p) = E_q ln q − E_q ln p of two posteriors over the same z, a scalar in nats, in closed form.
 
-    Raises `StructureError` unless ln p is affine in z, or quadratic with q Gaussian.
+    Raises `StructureError` unless ln p is affine in z, or quadratic with q Gaussian. 0 where q is the posterior of an
+    impossible datum, about −`LOG_ZERO` where p puts no mass on a z that q draws.
 
     >>> import elbo
     >>> unit = elbo.Normal(jnp.zeros(2), jnp.zeros(2))
     >>> kl(elbo.Normal(jnp.ones(2), jnp.zeros(2)), unit).tolist()
     1.0
     """
-    return -q.entropy() - Exact()(p.log_prob, q)
+    entropy = q.entropy()
+    return jnp.where(entropy <= IMPOSSIBLE, 0, -entropy - Exact()(p.log_prob, q))
 
 
 def _reported(value: jax.Array) -> jax.Array:

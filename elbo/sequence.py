@@ -57,16 +57,18 @@ class Labelled(NamedTuple):
 
 
 def padded(y: Tree) -> Padded:
-    """A datum as a `Padded` sequence: itself, or one of full length whose leaves have a leading axis T."""
-    if isinstance(y, Padded):
-        return y
-    first = jax.tree.leaves(y)[0]
-    if jnp.ndim(first) == 0:
+    """A datum as a `Padded` sequence: itself, or one of full length whose leaves have a leading axis T.
+
+    Integers, the length among them, are int32 at least (`widen`).
+    """
+    values, length = y if isinstance(y, Padded) else (y, None)
+    shapes = [jnp.shape(leaf) for leaf in jax.tree.leaves(values)]
+    if not shapes or any(shape[:1] != shapes[0][:1] for shape in shapes) or not shapes[0]:
         raise ValueError(
-            f"y: got {jnp.result_type(first)}[] for one sequence, expected arrays with a leading axis T. A batch of "
-            "sequences is [N, T, ...]; one sequence is ys[None]"
+            f"y: got leaves of shapes {[list(s) for s in shapes]} for one sequence, expected arrays with a common "
+            "leading axis T. A batch of sequences is [N, T, ...]; one sequence is ys[None]"
         )
-    return Padded(y, jnp.asarray(first.shape[0], jnp.int32))
+    return Padded(widen(values), jnp.asarray(shapes[0][0], jnp.int32) if length is None else _one(length))
 
 
 def _one(length: Any) -> jax.Array:

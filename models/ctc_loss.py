@@ -44,7 +44,7 @@ def ctc_loss(
     >>> jnp.exp(-loss).tolist()  # 6 of 8 strings
     [0.75]
     """
-    logits, labels = jnp.asarray(logits), jnp.asarray(labels)
+    logits, labels = jnp.asarray(logits), elbo.widen(jnp.asarray(labels))
     _check(logits, logit_paddings, labels, label_paddings, blank_id)
     frames, ordered = _lengths(logit_paddings)
     count, in_order = _lengths(label_paddings)
@@ -55,7 +55,7 @@ def ctc_loss(
 
 def pick(values: jax.Array, symbols: jax.Array, blank: int) -> jax.Array:
     """values[..., t, symbols[..., l]], [..., T, L]; `LOG_ZERO` for symbols that are out of range, or the blank."""
-    size = values.shape[-1]
+    size, symbols = values.shape[-1], elbo.widen(symbols)
     valid = (symbols >= 0) & (symbols < size) & (symbols != blank)
     symbols = jnp.where(valid, symbols, 0)
     if size <= FEW:

@@ -99,7 +99,7 @@ def match(states: Any, reference: Any) -> np.ndarray:
     >>> match([0, 0, 1, 1, 2], [1, 1, 0, 0, 0]).tolist()
     [1, 0, -1]
     """
-    states, reference = np.asarray(states).ravel(), np.asarray(reference).ravel()
+    states, reference = (np.asarray(a).ravel().astype(np.int64) for a in (states, reference))
     if states.shape != reference.shape:
         raise ValueError(f"reference: got {reference.size} labels for {states.size} states, expected one for each")
     real = (states >= 0) & (reference >= 0)

@@ -66,7 +66,7 @@ def init(
         whose floor is a thousandth of the data's standard deviation.
       weights: [N], 1 by default; data of weight 0 or with a NaN are not looked at.
     """
-    ys = jnp.asarray(ys)
+    ys = elbo.widen(jnp.asarray(ys))
     real = ys.ndim == 2 and jnp.issubdtype(ys.dtype, jnp.floating)
     if not real and not (ys.ndim == 1 and jnp.issubdtype(ys.dtype, jnp.integer) and isinstance(family, Categorical)):
         raise ValueError(

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax.extend.core import Jaxpr
 
-from elbo import Model, Params
+from elbo import Model, Params, widen
 
 from .sharing import share
 
@@ -85,6 +85,7 @@ def screen(model: Model, ys: Tree, weights: jax.Array) -> tuple[Tree, jax.Array,
 
     NaN times weight 0 is NaN: junk must not be looked at, not even with weight 0.
     """
+    ys = widen(ys)
     usable = jax.vmap(model.usable)(ys)
     good = usable & (weights > 0)
     first = jnp.argmax(good)

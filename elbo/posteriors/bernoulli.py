@@ -37,7 +37,8 @@ class Bernoulli:
 
     def sample(self, key: jax.Array) -> jax.Array:
         """One vector of bits, shaped like logits."""
-        return jax.random.bernoulli(key, self.mean()).astype(self.logits.dtype)
+        p = self.mean()
+        return jnp.where(jnp.isnan(p), p, jax.random.bernoulli(key, p).astype(p.dtype))
 
     def log_prob(self, z: jax.Array) -> jax.Array:
         """ln P(z), affine in z; `LOG_ZERO` for a z outside [0, 1]."""
@@ -54,7 +55,8 @@ class Bernoulli:
 
     def mode(self) -> jax.Array:
         """1 where a bit is more probable than not."""
-        return (self._logits() > 0).astype(self.logits.dtype)
+        logits = self._logits()
+        return jnp.where(jnp.isnan(logits), logits, (logits > 0).astype(logits.dtype))
 
     def mean(self) -> jax.Array:
         """Probabilities of 1, the gradient of `log_partition`."""

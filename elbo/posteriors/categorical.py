@@ -17,7 +17,7 @@ from .derive import StructureError, affine_potentials
 class Categorical:
     """Independent categorical variables as indicators: P(z) ∝ exp Σ_k z_k logits_k, z one-hot in the last axis.
 
-    Where a variable has no possible value, ln Z and the entropy are `LOG_ZERO` and the mean is zero (see `Posterior`).
+    Where a variable has no possible value, this is the posterior of an impossible datum (see `Posterior`).
 
     Args:
       logits: unnormalised log probabilities, [K] for one variable, [..., K] for a group, floating point. −∞ counts as
@@ -50,8 +50,8 @@ class Categorical:
         """ln P(z), affine in z; `LOG_ZERO` where an entry of z is negative."""
         logits = self._logits()
         event.require_value(z, logits, "logits")
-        value = jnp.sum(z * jnp.where(_impossible(logits), logits, jax.nn.log_softmax(logits)))
-        return on_support(value, jnp.all(z >= 0))
+        value = jnp.sum(z * jax.nn.log_softmax(logits))
+        return on_support(jnp.where(_impossible(logits), LOG_ZERO, value), jnp.all(z >= 0))
 
     def entropy(self) -> jax.Array:
         """−Σ p ln p."""
@@ -85,7 +85,9 @@ class Categorical:
         return self._logits() + jax.random.gumbel(key, self.logits.shape, self.logits.dtype)
 
     def _one_hot(self, index: jax.Array) -> jax.Array:
-        return jax.nn.one_hot(index, self.logits.shape[-1], dtype=self.logits.dtype)
+        logits = self._logits()
+        indicator = jax.nn.one_hot(index, logits.shape[-1], dtype=logits.dtype)
+        return jnp.where(_impossible(logits), 0, jnp.where(jnp.any(jnp.isnan(logits)), jnp.nan, indicator))
 
 
 def _impossible(logits: jax.Array) -> jax.Array:

@@ -75,8 +75,8 @@ class MultivariateNormal:
         shapes = jnp.shape(self.loc), jnp.shape(self.scale_tril)
         if len(shapes[0]) != 1 or shapes[1] != 2 * shapes[0]:
             raise ValueError(
-                f"loc, scale_tril: got shapes {[list(s) for s in shapes]}, expected [D] and [D, D]; use jax.vmap over a "
-                "batch: jax.vmap(lambda q: q.entropy())(q)"
+                f"loc, scale_tril: got shapes {[list(s) for s in shapes]}, expected [D] and [D, D]; use jax.vmap over "
+                "a batch: jax.vmap(lambda q: q.entropy())(q)"
             )
         dtypes = [jnp.result_type(a) for a in (self.loc, self.scale_tril)]
         if any(not jnp.issubdtype(d, jnp.floating) for d in dtypes):

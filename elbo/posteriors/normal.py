@@ -6,7 +6,6 @@ from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from ..polynomial import separable
 from . import event
@@ -81,7 +80,7 @@ class Normal:
     def _parameters(self) -> tuple[jax.Array, jax.Array]:
         """loc and log_scale of one shape."""
         event.require_datum(self, loc=self.loc, log_scale=self.log_scale)
-        shapes = jnp.shape(self.loc), jnp.shape(self.log_scale)
-        if shapes[0] != shapes[1] and np.broadcast_shapes(*shapes) != shapes[0]:
-            raise ValueError(f"loc, log_scale: got shapes {[list(s) for s in shapes]}, expected the same shape")
-        return self.loc, jnp.broadcast_to(self.log_scale, shapes[0])
+        loc, log_scale = jnp.shape(self.loc), jnp.shape(self.log_scale)
+        if len(log_scale) > len(loc) or any(n not in (1, m) for m, n in zip(loc[::-1], log_scale[::-1], strict=False)):
+            raise ValueError(f"loc, log_scale: got shapes {[list(loc), list(log_scale)]}, expected the same shape")
+        return self.loc, jnp.broadcast_to(self.log_scale, loc)

@@ -16,10 +16,10 @@ class Posterior(Protocol):
     What `jax.vmap(encoder, (None, 0))` returns is a batch: the same object, each array with one axis more. Its methods
     are then for jax.vmap too, `jax.vmap(lambda q: q.entropy())(qs)`; called on the batch itself they raise.
 
-    A discrete posterior without a possible value (every value's log potential is `LOG_ZERO`) is of an impossible datum:
-    `log_partition` and `entropy` are about `LOG_ZERO`, `mean` is zero, so that E ln P(z, y) + H is that of the datum,
-    about `LOG_ZERO`; `log_prob` is the log potential, not normalised. `mode` and `sample` have the shape of z and no
-    meaning. Everything is finite, and no gradient flows.
+    An impossible datum, for which no z is possible, has ln Z = `LOG_ZERO` where ln Z is offered. Its probabilities are
+    zero: `mean` is zeros, so are `mode` and `sample`, which indicate nothing. Its log probabilities are `LOG_ZERO`:
+    `log_prob` and `entropy`, so that E ln P(z, y), then 0 in z, and the entropy sum to ln P(y). People see −∞ in place
+    of these (`evidence`). A datum that holds a NaN gives NaN.
 
     An impossible datum, for which no z is possible, has ln Z = `LOG_ZERO` where ln Z is offered. Its probabilities are
     zero: `mean` is zeros, so are `mode` and `sample`, which indicate nothing, and lists of states or spans are −1. Its

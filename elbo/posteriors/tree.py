@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 import jax
 import jax.numpy as jnp
 
-from ..numerics import IMPOSSIBLE, LOG_ZERO
+from ..numerics import IMPOSSIBLE, LOG_ZERO, widen
 from ..sequence import padded
 from . import tree_log, tree_passes
 from .derive import affine_potentials

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from elbo import LOG_ZERO, PRECISION, density, on_support, safe_log, tapped
+from elbo import LOG_ZERO, PRECISION, density, on_support, safe_log, tapped, widen
 
 from .shapes import is_forbidden, log_estimate
 
@@ -58,7 +58,7 @@ class Categorical:
         indicators, which latent paths are made of, are not: ln P is affine in x. What data may be, says `supports`.
         """
         log_p = jax.nn.log_softmax(self.logits)
-        x = jnp.asarray(x)
+        x = _index(x)
         if jnp.issubdtype(x.dtype, jnp.integer):
             if x.ndim:
                 raise ValueError(
@@ -76,7 +76,8 @@ class Categorical:
 
     def supports(self, x: jax.Array) -> jax.Array:
         """Whether x can be a datum: an integer in 0..V-1, or non-negative numbers [V] whose sum is 1; a bool."""
-        if jnp.issubdtype(jnp.result_type(x), jnp.integer):
+        x = _index(x)
+        if jnp.issubdtype(x.dtype, jnp.integer):
             return (x >= 0) & (x < self.values)
         return jnp.all(x >= 0) & (abs(jnp.sum(x) - 1) < 1e-3)
 
@@ -122,6 +123,12 @@ class Categorical:
     def rebase(self, statistics: jax.Array, old: "Categorical") -> jax.Array:
         """What this family would have measured where `old` measured the statistics: the same."""
         return statistics
+
+
+def _index(x: jax.Array) -> jax.Array:
+    """x, where it is an integer or a truth value as int32 at least: V must not be converted to its dtype."""
+    x = jnp.asarray(x)
+    return widen(x.astype(jnp.int32) if x.dtype == bool and not x.ndim else x)
 
 
 def _contract(tap: jax.Array, x: jax.Array) -> jax.Array:

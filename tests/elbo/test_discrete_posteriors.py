@@ -131,6 +131,7 @@ def test_no_nan_for_impossible_values(key, make, logits):
         possible = any(x > -1e3 for x in logits.tolist())
         np.testing.assert_allclose(mean.sum(), possible, rtol=1e-6)
         assert {bool(elbo.is_feasible(a)) for a in values[:3]} == {possible}  # ln Z, the entropy, ln P of the mode
+        assert mode.sum() == sample.sum() == possible
         if elbo.is_feasible(values[0]):
             assert not ((mean > 0) & (logits < -1e3)).any()
             assert float((sample * logits.clip(LOG_ZERO)).sum()) > -1e3  # an impossible value is never drawn
@@ -138,8 +139,8 @@ def test_no_nan_for_impossible_values(key, make, logits):
 
 def test_nan_logits_stay_nan(key):
     for make in (Categorical, Bernoulli):
-        values, *_ = numbers(make(jnp.array([jnp.nan, 0.0, 1.0])), key)
-        assert jnp.isnan(values[0])
+        values, _, *points = numbers(make(jnp.array([jnp.nan, 0.0, 1.0])), key)
+        assert jnp.isnan(values[0]) and all(jnp.isnan(point).any() for point in points)  # mean, mode, sample
 
 
 def test_under_vmap_equals_one_by_one(key):
