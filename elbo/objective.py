@@ -143,6 +143,7 @@ def decompose(
     truth = _exact_encoder(posterior or model.encoder, "posterior")
 
     def one(params, y, key):
+        y = widen(y)
         energy, entropy = _parts(model, params, y, key, estimator or Automatic())
         value = _reported(energy + entropy)
         # the posterior of an impossible datum says so in its entropy; there it is the energy that people look at
