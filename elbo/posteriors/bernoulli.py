@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from ..numerics import LOG_ZERO, on_support
 from . import event
 from .derive import StructureError, affine_potentials
+from .protocol import same_shapes
 
 
 @event.register
@@ -43,7 +44,7 @@ class Bernoulli:
     def log_prob(self, z: jax.Array) -> jax.Array:
         """ln P(z), affine in z; `LOG_ZERO` for a z outside [0, 1]."""
         logits = self._logits()
-        event.require_value(z, logits, "logits")
+        same_shapes("z", z, logits)
         value = jnp.sum(z * jax.nn.log_sigmoid(logits) + (1 - z) * jax.nn.log_sigmoid(-logits))
         return on_support(value, jnp.all((z >= 0) & (z <= 1)))
 

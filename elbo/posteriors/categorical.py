@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from ..numerics import IMPOSSIBLE, LOG_ZERO, on_support
 from . import event
 from .derive import StructureError, affine_potentials
+from .protocol import same_shapes
 
 
 @event.register
@@ -49,7 +50,7 @@ class Categorical:
     def log_prob(self, z: jax.Array) -> jax.Array:
         """ln P(z), affine in z; `LOG_ZERO` where an entry of z is negative."""
         logits = self._logits()
-        event.require_value(z, logits, "logits")
+        same_shapes("z", z, logits)
         value = jnp.sum(z * jax.nn.log_softmax(logits))
         return on_support(jnp.where(_impossible(logits), LOG_ZERO, value), jnp.all(z >= 0))
 

@@ -49,12 +49,3 @@ def require_datum(q: Any, **arrays: Any) -> None:
                 f"{name}: got {list(shape)}, a batch where one datum of this {kind} has {q.rank} "
                 f"{'axis' if q.rank == 1 else 'axes'}; use jax.vmap over a batch: jax.vmap(lambda q: q.entropy())(q)"
             )
-
-
-def require_value(z: Any, like: Any, name: str) -> None:
-    """Raises unless z has the shape of `like`, the posterior's array of that name: others would be broadcast."""
-    if jnp.shape(z) != jnp.shape(like):
-        raise ValueError(
-            f"z: got shape {list(jnp.shape(z))}, expected {list(jnp.shape(like))}, that of {name}: one value, and "
-            "an indicator where z is discrete; use jax.vmap over a batch"
-        )

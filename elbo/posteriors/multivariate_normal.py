@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from ..linalg import cholesky, matmul, triangular_inverse
 from ..numerics import PRECISION
 from .derive import origin, quadratic_potentials
-from .event import require_value
+from .protocol import same_shapes
 
 
 @jax.tree_util.register_dataclass
@@ -44,7 +44,7 @@ class MultivariateNormal:
     def log_prob(self, z: jax.Array) -> jax.Array:
         """ln N(z; loc, Σ), quadratic in z. O(D³) for the inverse of the factor."""
         loc, scale_tril = self._parameters()
-        require_value(z, loc, "loc")
+        same_shapes("z", z, loc)
         eta = jnp.dot(triangular_inverse(scale_tril), z - loc, precision=PRECISION)
         return -0.5 * jnp.sum(jnp.square(eta) + jnp.log(2 * jnp.pi)) - self._log_det()
 

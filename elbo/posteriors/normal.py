@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from ..polynomial import separable
 from . import event
 from .derive import origin
+from .protocol import same_shapes
 
 
 @event.register
@@ -41,7 +42,7 @@ class Normal:
     def log_prob(self, z: jax.Array) -> jax.Array:
         """ln N(z; loc, diag exp(log_scale)²), quadratic in z."""
         loc, log_scale = self._parameters()
-        event.require_value(z, loc, "loc")
+        same_shapes("z", z, loc)
         eta = (z - loc) * jnp.exp(-log_scale)
         return -0.5 * jnp.sum(jnp.square(eta) + 2 * log_scale + jnp.log(2 * jnp.pi))
 

@@ -17,11 +17,6 @@ class Posterior(Protocol):
     are then for jax.vmap too, `jax.vmap(lambda q: q.entropy())(qs)`; called on the batch itself they raise.
 
     An impossible datum, for which no z is possible, has ln Z = `LOG_ZERO` where ln Z is offered. Its probabilities are
-    zero: `mean` is zeros, so are `mode` and `sample`, which indicate nothing. Its log probabilities are `LOG_ZERO`:
-    `log_prob` and `entropy`, so that E ln P(z, y), then 0 in z, and the entropy sum to ln P(y). People see −∞ in place
-    of these (`evidence`). A datum that holds a NaN gives NaN.
-
-    An impossible datum, for which no z is possible, has ln Z = `LOG_ZERO` where ln Z is offered. Its probabilities are
     zero: `mean` is zeros, so are `mode` and `sample`, which indicate nothing, and lists of states or spans are −1. Its
     log probabilities are `LOG_ZERO`: `log_prob`, the score of the best z, and `entropy`, so that the energy, a sum over
     no z, and the entropy are together ln P(y). If only z is impossible, its `log_prob` is `LOG_ZERO` or less. A datum

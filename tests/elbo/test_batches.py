@@ -96,7 +96,7 @@ def test_values_of_another_shape_are_refused():
     for name in ("Categorical", "Bernoulli", "Normal", "MultivariateNormal"):
         q = encoders()[name](jnp.array(1.0))
         for z in (jnp.array(1), jnp.ones((2, 3)), jnp.ones(1)):
-            with pytest.raises(ValueError, match=r"z: got shape .*, expected \[3\]"):
+            with pytest.raises(ValueError, match=r"z: got shapes .*, expected \[\[3\]\]; use jax\.vmap"):
                 q.log_prob(z)
 
 
