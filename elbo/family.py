@@ -22,6 +22,9 @@ class Family(Protocol):
     Statistics are additive pytrees. They are relative to the parameters of the family that measured them
     (whitened residuals, say), and `log_likelihood` and `maximize` of that same family read them.
 
+    Where not all parameters are allowed, a method `project()` gives the nearest that are; gradient rules end with it,
+    and differentiate through it. A method `floored()`, bool of any shape, tells which scales stand at their floor.
+
     A class attribute `fixed`, names of fields, tells which of them no gradient step may move (a floor, say).
     """
 

@@ -115,6 +115,129 @@ def _triangular_inverse_jvp(primals, tangents):
     return inverse, -matmul(matmul(inverse, jnp.tril(dlower)), inverse)
 
 
+@jax.custom_jvp
+def limit(lower: jax.Array, unit: jax.Array) -> jax.Array:
+    """T W for lower triangular W and T [..., D, D], such that A = W diag(unit) has no singular value above 1.
+
+    With Σ⁻¹ = Wᵀ W: eigenvalues of Σ, in units of `unit`, that are below 1 are raised to 1, and no other is changed.
+    Where none is below, T is I: a sum of squares usually tells so, and costs all there is.
+
+    Args:
+      lower: W, [..., D, D].
+      unit: [..., D], not negative.
+
+    >>> limit(jnp.diag(jnp.array([4.0, 0.25])), jnp.ones(2)).tolist()
+    [[1.0, 0.0], [0.0, 0.25]]
+    """
+    return matmul(_limiter(lower, unit), lower)
+
+
+@limit.defjvp
+def _limit_jvp(primals, tangents):
+    # T W = Qᵀ U min(σ, 1) Vᵀ. With Z = dW W⁻¹, M = Uᵀ (Z + Zᵀ) U and P = Qᵀ U: d(T W) = Φ(P (M ∘ K) Pᵀ) T W, where K is
+    # what the divided differences of min(σ², 1) make of the rates of σ², and Φ takes the lower half
+    (lower, unit), (dlower, _) = primals, tangents
+    vectors, values = _left_singular(lower * unit[..., None, :], 1.0)
+    limiter = _limiter(lower, unit)
+    limited, needed = matmul(limiter, lower), jnp.any(values > 1, -1)[..., None, None]
+    bounded = jnp.minimum(values, 1)
+    ratio = values / jnp.where(bounded > 0, bounded, 1)
+    square, cut = values**2, bounded**2
+    gap, rise = (a[..., :, None] - a[..., None, :] for a in (square, cut))
+    both = (values > 1)[..., :, None] & (values > 1)[..., None, :]
+    slope = jnp.where(gap == 0, jnp.where(both, 0, 1), rise / jnp.where(gap == 0, 1, gap))
+    turned = matmul(limiter, vectors) * ratio[..., None, :]
+    rate = matmul(jnp.tril(dlower), triangular_inverse(lower))
+    inner = matmul(jnp.swapaxes(vectors, -1, -2), matmul(rate + jnp.swapaxes(rate, -1, -2), vectors))
+    inner = inner * slope * ratio[..., :, None] * ratio[..., None, :]
+    outer = matmul(turned, matmul(inner, jnp.swapaxes(turned, -1, -2)))
+    half = jnp.tril(outer, -1) + 0.5 * outer * jnp.eye(outer.shape[-1], dtype=outer.dtype)
+    return limited, jnp.where(needed, matmul(half, limited), dlower)
+
+
+def large_singular_values(a: jax.Array, least: float) -> jax.Array:
+    """The singular values of A [..., D, D], [..., D] in no order; where all are below `least`, numbers below it.
+
+    >>> large_singular_values(jnp.diag(jnp.array([4.0, 0.25])), 1.0).tolist()
+    [4.0, 0.25]
+    """
+    return _left_singular(a, least)[1]
+
+
+def _limiter(lower: jax.Array, unit: jax.Array) -> jax.Array:
+    """T of `limit`. What is far above 1 comes down by stages of a factor 1000, so that T keeps its digits."""
+    size = lower.shape[-1]
+    identity = jnp.eye(size, dtype=lower.dtype)
+    rows = jnp.arange(size)
+
+    def stage(carry):
+        limiter, _ = carry
+        vectors, values = _left_singular(matmul(limiter, lower) * unit[..., None, :], 1.0)
+        level = jnp.maximum(jnp.max(values, -1, keepdims=True) / 1000, 1)
+        above = values > level
+        # G = I − Σ u uᵀ (1 − level / σ) over the σ above does it; so does T in G = Q T, and that is triangular
+        taken = jnp.where(above, 1 - level / jnp.where(above, values, 1), 0)
+        symmetric = identity - matmul(vectors * taken[..., None, :], jnp.swapaxes(vectors, -1, -2))
+        triangle = jnp.where(jnp.any(above, -1)[..., None, None], _last_to_first(symmetric), identity)
+        return matmul(triangle, limiter), level[..., 0] > 1
+
+    def _last_to_first(matrix):
+        def row(i, carry):  # Gram and Schmidt, from the last column
+            rest, triangle = carry
+            here = rows == size - 1 - i
+            last = jax.lax.dynamic_index_in_dim(rest, size - 1 - i, -1, keepdims=False)
+            norm = jnp.sqrt(jnp.sum(last**2, -1, keepdims=True))
+            along = matmul((last / norm)[..., None, :], rest)[..., 0, :]
+            along = jnp.where(rows < size - 1 - i, along, jnp.where(here, norm, 0))
+            triangle = jnp.where(here[:, None], along[..., None, :], triangle)
+            return rest - (last / norm)[..., :, None] * along[..., None, :], triangle
+
+        return jax.lax.fori_loop(0, size, row, (matrix, jnp.zeros_like(matrix)))[1]
+
+    needed = jnp.sum((lower * unit[..., None, :]) ** 2, (-2, -1)) > 1
+    start = jnp.broadcast_to(identity, lower.shape), needed
+    return jax.lax.while_loop(lambda carry: jnp.any(carry[1]), stage, start)[0]
+
+
+def _left_singular(a: jax.Array, least: float) -> tuple[jax.Array, jax.Array]:
+    """Left singular vectors [..., D, D] and values [..., D] by one-sided Jacobi rotations (Hestenes 1958).
+
+    In as many turns as the batch needs: none where the sum of squares shows that all values are below `least`; then
+    they are not singular values, but below it all the same. Columns are rotated in pairs, D/2 at a time (round robin).
+    """
+    size, eps = a.shape[-1], jnp.finfo(a.dtype).eps
+    half = (size + 1) // 2
+    columns = jnp.pad(a, [(0, 0)] * (a.ndim - 1) + [(0, 2 * half - size)])
+    order = [0, half, *range(1, half - 1), *range(half + 1, 2 * half), half - 1] if half > 1 else [0, 1]
+
+    def rotate(_, carry):
+        columns, off = carry
+        one, two = columns[..., :half], columns[..., half:]
+        p, q, r = jnp.sum(one**2, -2), jnp.sum(two**2, -2), jnp.sum(one * two, -2)
+        product = jnp.sqrt(p) * jnp.sqrt(q)
+        cosine = jnp.where(product > 0, jnp.abs(r) / jnp.where(product > 0, product, 1), 0)
+        turned = cosine > eps
+        zeta = (q - p) / jnp.where(turned, 2 * r, 1)
+        tangent = jnp.where(turned, jnp.where(zeta < 0, -1, 1) / (jnp.abs(zeta) + jnp.sqrt(1 + zeta**2)), 0)
+        c = (1 / jnp.sqrt(1 + tangent**2))[..., None, :]
+        s = c * tangent[..., None, :]
+        columns = jnp.concatenate([c * one - s * two, s * one + c * two], -1)[..., jnp.array(order)]
+        return columns, jnp.maximum(off, jnp.max(cosine, -1))
+
+    def sweep(carry):
+        columns, off, count = carry
+        columns, off = jax.lax.fori_loop(0, max(2 * half - 1, 1), rotate, (columns, jnp.zeros_like(off)))
+        return columns, off, count + 1
+
+    needed = jnp.where(jnp.sum(a**2, (-2, -1)) >= least**2, jnp.ones((), a.dtype), 0)
+    start = columns, needed, jnp.zeros((), jnp.int32)
+    columns, _, _ = jax.lax.while_loop(lambda c: jnp.any(c[1] > 8 * size * eps) & (c[2] < 30), sweep, start)
+    norms = jnp.sqrt(jnp.sum(columns**2, -2))
+    if 2 * half > size:  # the column of zeros is where it was: a round has brought all back
+        columns, norms = columns[..., :size], norms[..., :size]
+    return columns / jnp.where(norms > 0, norms, 1)[..., None, :], norms
+
+
 def _square(name: str, a: jax.Array) -> int:
     if a.ndim < 2 or a.shape[-1] != a.shape[-2] or not jnp.issubdtype(a.dtype, jnp.floating):
         raise ValueError(f"{name}: got {a.dtype}{list(a.shape)}, expected floating-point square matrices [..., D, D]")

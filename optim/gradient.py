@@ -117,8 +117,14 @@ def ascend(
 
     def step(moving, state, gradient):
         downhill = jax.tree.map(lambda g: g * scale, gradient)
-        updates, state = optimizer.update(downhill, state, moving, value=value * scale, grad=downhill, value_fn=loss)
-        moved = _keep_fixed(optax.apply_updates(moving, updates), moving)
+        downhill, inside = _inward(downhill, moving)
+
+        def along(moving):
+            return loss(inside(moving))
+
+        value_now = value * scale
+        updates, state = optimizer.update(downhill, state, moving, value=value_now, grad=downhill, value_fn=along)
+        moved = inside(_keep_fixed(optax.apply_updates(moving, updates), moving))
         return choose_finite(moved, moving), state, sum_is_finite(_witnesses(updates))
 
     def stay(moving, state, gradient):
@@ -143,6 +149,38 @@ def ascend(
         weight=sums.weight,
     )
     return moved, state, info
+
+
+def _inward(gradient: Tree, moving: Tree) -> tuple[Tree, Callable[[Tree], Tree]]:
+    """The gradient without what would lead out of the families' bounds (their floors), and how moves end inside.
+
+    At a bound, what leads out is no way downhill, and a line search must not look for any there: directions are taken
+    through the derivative of the projection, from a point a little downhill.
+    """
+
+    def ahead(x, g):
+        largest = jnp.max(jnp.abs(g), initial=0)
+        return x - 1e-5 * jnp.max(jnp.abs(x), initial=0) * g / jnp.where(largest > 0, largest, 1)
+
+    def bounded(node):
+        return is_family(node) and hasattr(node, "project")
+
+    def slope(node, g):
+        if not bounded(node):
+            return g
+        return jax.vjp(lambda f: f.project(), jax.tree.map(ahead, node, g))[1](g)[0]
+
+    def move(node, g, new):
+        if not bounded(node):
+            return new
+        direction = jax.tree.map(jnp.subtract, new, node)
+        _, inside = jax.jvp(lambda f: f.project(), (jax.tree.map(ahead, node, g),), (direction,))
+        return jax.tree.map(jnp.add, node, inside).project()
+
+    def end(new):
+        return jax.tree.map(move, moving, gradient, new, is_leaf=is_family)
+
+    return jax.tree.map(slope, moving, gradient, is_leaf=is_family), end
 
 
 def _keep_fixed(moved: Tree, moving: Tree) -> Tree:

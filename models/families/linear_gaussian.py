@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from elbo import PRECISION, density, tapped
 from elbo.linalg import ldl, matmul, triangular_inverse
 
-from .shapes import check_event, check_shape, divide, floating, update_log_scale, weighted
+from .shapes import at_floor, at_least, check_event, check_shape, divide, floating, update_log_scale, weighted
 
 
 class Statistics(NamedTuple):
@@ -42,9 +42,10 @@ class LinearGaussian:
     Args:
       weights: [*batch, D, P].
       bias: [*batch, D].
-      log_scale: ln of the noise's standard deviations, [*batch, D]; spherical noise: one for all of y, [*batch].
+      log_scale: ln of the noise's standard deviations, [*batch, D]; spherical noise: one for all of y, [*batch]. One
+        below the floor counts as the floor, which is part of the density, as in `Normal`.
       centre: [P], moved by nothing; a point amid the x. From one much further away than their spread, digits are lost.
-      floor: smallest standard deviation that `maximize` gives the noise, [D] or a scalar, in units of y.
+      floor: smallest standard deviation of the noise, [D] or a scalar, in units of y; 0 for none.
 
     >>> f = LinearGaussian.create(jnp.array([[1.0, 2.0]]), jnp.array([3.0]), jnp.array([1.0]))
     >>> f.mean(jnp.array([1.0, 1.0])).tolist(), f.log_prob(jnp.array([6.0]), jnp.array([1.0, 1.0])).tolist()
@@ -109,6 +110,15 @@ class LinearGaussian:
     def scale(self) -> jax.Array:
         """Standard deviations of the noise, [*batch, D]."""
         return jnp.broadcast_to(jnp.exp(self._log_scale()), self.bias.shape)
+
+    def floored(self) -> jax.Array:
+        """Which standard deviations of the noise stand at the floor, bool, shaped like log_scale."""
+        return at_floor(self.log_scale, self._floor())
+
+    def project(self) -> "LinearGaussian":
+        """The same distribution, with no log_scale below the floor's."""
+        log_scale = at_least(self.log_scale, self._floor())
+        return LinearGaussian(self.weights, self.bias, log_scale, self.centre, self.floor, self.tap)
 
     def mean(self, x: jax.Array) -> jax.Array:
         """E[y | x] for one x [P], [*batch, D]."""
@@ -176,16 +186,18 @@ class LinearGaussian:
         explained = jnp.sum(along * coefficients, -2)
         # mean squares of weights · (x − centre), which the residuals have lost in (y − bias) − weights (x − centre)
         inputs = divide(jnp.diagonal(moment, axis1=-2, axis2=-1), moment[..., :1, 0])[..., 1:]
-        terms = matmul(self.weights**2, inputs[..., None])[..., 0] * jnp.exp(-2 * self._log_scale())
+        relative = self.weights * jnp.exp(-self._log_scale())[..., None]
+        terms = matmul(relative**2, inputs[..., None])[..., 0]
         if self.spherical:
             residual, total = second - jnp.sum(explained, -1), self.event_size * scale_count
-            floor, terms = jnp.max(self.floor), jnp.mean(terms, -1)
+            terms = jnp.mean(terms, -1)
         else:
-            residual, total, floor = second - explained, scale_count[..., None], self.floor
+            residual, total = second - explained, scale_count[..., None]
+        log_scale = at_least(self.log_scale, self._floor())
         return LinearGaussian(
             self.weights + jnp.swapaxes(step[..., 1:, :], -1, -2),
             self.bias + step[..., 0, :],
-            update_log_scale(self.log_scale, residual, second, total, floor, terms),
+            update_log_scale(log_scale, residual, second, total, self._floor(), terms),
             self.centre,
             self.floor,
         )
@@ -244,11 +256,15 @@ class LinearGaussian:
     def _coefficients(self):
         return jnp.concatenate([self.bias[..., None, :], jnp.swapaxes(self.weights, -1, -2)], -2)
 
+    def _floor(self):
+        return jnp.max(self.floor, -1) if self.spherical and jnp.ndim(self.floor) else self.floor
+
     def _log_scale(self):
-        return self.log_scale[..., None] if self.spherical else self.log_scale
+        log_scale = at_least(self.log_scale, self._floor())
+        return log_scale[..., None] if self.spherical else log_scale
 
     def _constant(self):
-        log_det = self.event_size * self.log_scale if self.spherical else jnp.sum(self.log_scale, -1)
+        log_det = jnp.sum(jnp.broadcast_to(self._log_scale(), self.bias.shape), -1)
         return log_det + 0.5 * self.event_size * math.log(2 * math.pi)
 
     def _ratio(self, reference):

@@ -8,9 +8,21 @@ import jax
 import jax.numpy as jnp
 
 from elbo import PRECISION, density, tapped
-from elbo.linalg import cholesky, ldl, matmul, triangular_inverse
+from elbo.linalg import cholesky, large_singular_values, ldl, limit, matmul, triangular_inverse
 
-from .shapes import bound_variance, check_event, divide, expand, floating, offsets, update_log_scale, weighted
+from .shapes import (
+    at_floor,
+    at_least,
+    bound_variance,
+    check_event,
+    check_shape,
+    divide,
+    expand,
+    floating,
+    rounding_of,
+    update_log_scale,
+    weighted,
+)
 
 Covariance = Literal["full", "tied", "spherical"]
 
@@ -45,7 +57,9 @@ class MultivariateNormal:
       mean: [*batch, D].
       root: the root W of the precision with the logarithm of its diagonal in place of the diagonal (what is above it is
         not read), [*batch, D, D]; tied: one for the whole batch, [D, D]; spherical: ln W_dd alone, [*batch].
-      floor: smallest standard deviation that `maximize` gives x_d given x_1..x_{d-1}, [D] or a scalar, in data units.
+      floor: smallest standard deviation in any direction, Σ ⪰ diag(floor²), whatever the order of the columns; [D] or a
+        scalar, in data units; 0 for none. `maximize` gives the maximum under this constraint, and every rule ends its
+        step with `project`. A spherical covariance has the largest of the floors, as a part of its density.
       covariance_type: "full", "tied" or "spherical".
 
     >>> f = MultivariateNormal.create(jnp.zeros(2), 4 * jnp.eye(2))
@@ -94,6 +108,35 @@ class MultivariateNormal:
             root = _store(triangular_inverse(cholesky(covariance)))
         return cls(mean, root, floor, covariance_type)
 
+    @classmethod
+    def of_scale(
+        cls,
+        mean: jax.Array,
+        scale: jax.Array,
+        *,
+        covariance_type: Covariance = "full",
+        floor: jax.Array | float = 0.0,
+    ) -> "MultivariateNormal":
+        """The family without correlations, from standard deviations whose squares need not be numbers.
+
+        Args:
+          mean: [*batch, D].
+          scale: full [*batch, D], tied [D], spherical [*batch]; NaN where not positive.
+          covariance_type, floor: see the class.
+
+        >>> MultivariateNormal.of_scale(jnp.zeros(2), jnp.array([1e-30, 1e30])).scale().tolist() == [1e-30, 1e30]
+        True
+        """
+        mean = floating("mean", mean, 1)
+        shapes = {"full": mean.shape, "tied": mean.shape[-1:], "spherical": mean.shape[:-1]}
+        if covariance_type not in shapes:
+            raise ValueError(f"covariance_type: got {covariance_type!r}, expected one of {sorted(shapes)}")
+        scale = check_shape("scale", scale, shapes[covariance_type])
+        root = -jnp.log(jnp.where(scale > 0, scale, jnp.nan))
+        if covariance_type != "spherical":
+            root = root[..., None] * jnp.eye(mean.shape[-1], dtype=mean.dtype)
+        return cls(mean, root, jnp.asarray(floor, mean.dtype), covariance_type)
+
     @property
     def event_size(self) -> int:
         """D."""
@@ -107,13 +150,38 @@ class MultivariateNormal:
     def whitener(self) -> jax.Array:
         """W with Σ⁻¹ = Wᵀ W, [*batch, D, D] (tied: [D, D]), lower triangular."""
         if self.covariance_type == "spherical":
-            return jnp.exp(self.root)[..., None, None] * jnp.eye(self.event_size, dtype=self.mean.dtype)
+            return jnp.exp(self._root())[..., None, None] * jnp.eye(self.event_size, dtype=self.mean.dtype)
         return _triangle(self.root)
 
     def covariance(self) -> jax.Array:
         """Σ, [*batch, D, D] (tied: [D, D])."""
         inverse = triangular_inverse(self.whitener())
         return matmul(inverse, jnp.swapaxes(inverse, -1, -2))
+
+    def scale(self) -> jax.Array:
+        """Standard deviations of each x_d, [*batch, D] (tied: [D])."""
+        if self.covariance_type == "spherical":
+            return jnp.broadcast_to(jnp.exp(-self._root())[..., None], self.mean.shape)
+        inverse = triangular_inverse(self.whitener())
+        largest = jnp.max(abs(inverse), -1)  # their squares need not be numbers
+        return largest * jnp.sqrt(jnp.sum((inverse / largest[..., None]) ** 2, -1))
+
+    def floored(self) -> jax.Array:
+        """Which standard deviations along main axes stand at the floor, bool like `scale()`."""
+        if self.covariance_type == "spherical":
+            return at_floor(-self.root, self._floor())
+        return large_singular_values(self.whitener() * self._floor()[..., None, :], 0.999) > 0.999
+
+    def project(self) -> "MultivariateNormal":
+        """The family with every standard deviation below the floor raised to it; itself where none is."""
+        if self.covariance_type == "spherical":
+            root = self._root()
+        else:
+            whitener, floor = self.whitener(), jax.lax.stop_gradient(self._floor())
+            root = _store(limit(whitener, floor))
+            below = jnp.sum((whitener * floor[..., None, :]) ** 2, (-2, -1)) > 1
+            root = jnp.where(expand(below, 2), root, self.root)
+        return MultivariateNormal(self.mean, root, self.floor, self.covariance_type, self.tap)
 
     @density
     def log_prob(self, x: jax.Array, weight: jax.Array | None = None) -> jax.Array:
@@ -165,7 +233,7 @@ class MultivariateNormal:
         return constant - 0.5 * squares
 
     def maximize(self, statistics: Statistics) -> "MultivariateNormal":
-        """Means and covariances of the data, no conditional standard deviation below the floor. O(D³) a component."""
+        """Means and covariances of the data, no standard deviation below the floor. O(D³) a component."""
         count, first, second, scale_count = statistics
         empty = self.empty(statistics)
         shift = divide(first, count[..., None])
@@ -175,8 +243,9 @@ class MultivariateNormal:
         if self.covariance_type == "spherical":
             total = self.event_size * scale_count
             residual = second - jnp.sum(first * shift, -1)
-            terms = jnp.mean(offsets(self.mean) ** 2, -1) * jnp.exp(2 * self.root)
-            root = -update_log_scale(-self.root, residual, second, total, jnp.max(self.floor), terms)
+            root = self._root()
+            terms = jnp.mean(rounding_of(self.mean * jnp.exp(root)[..., None]), -1)
+            root = -update_log_scale(-root, residual, second, total, self._floor(), terms)
             no_scale = scale_count <= 0
         else:
             total = scale_count
@@ -184,11 +253,7 @@ class MultivariateNormal:
                 spread, total = jnp.sum(spread, tuple(range(len(self.batch_shape)))), jnp.sum(scale_count)
             covariance = divide(second - spread, total[..., None, None])
             moment = divide(jnp.diagonal(second, axis1=-2, axis2=-1), total[..., None])
-            # mean squares of the x_i − centre_i, of which the residuals u = W (x − centre) + offset are differences
-            inputs = jnp.sum(inverse**2, -1) + offsets(self.mean) ** 2
-            if self.covariance_type == "tied":
-                inputs = jnp.mean(inputs, tuple(range(len(self.batch_shape))))
-            root = _update_root(self.root, covariance, self.floor, moment, inputs)
+            root = _update_root(self.root, covariance, self._floor(), moment, self._terms(inverse))
             no_scale = expand(total <= 0, 2)
         return MultivariateNormal(
             jnp.where(empty[..., None], self.mean, mean),
@@ -252,21 +317,80 @@ class MultivariateNormal:
 
     def _whiten(self, x):
         if self.covariance_type == "spherical":
-            return (x - self.mean) * jnp.exp(self.root)[..., None]
+            return (x - self.mean) * jnp.exp(self._root())[..., None]
         # one matrix product for all components, about a common centre near the data
-        centre = jax.lax.stop_gradient(jnp.mean(self.mean, tuple(range(len(self.batch_shape)))))
+        centre = jax.lax.stop_gradient(self._centre())
         whitener = self.whitener()
         offset = matmul(whitener, (centre - self.mean)[..., None])
         if self.covariance_type == "tied":
-            return jnp.einsum("ij,j->i", whitener, x - centre, precision=PRECISION) + offset[..., 0]
-        affine = jnp.concatenate([whitener, offset], -1)
-        point = jnp.append(x - centre, jnp.ones((), x.dtype))
-        return jax.lax.dot_general(affine, point, (((affine.ndim - 1,), (0,)), ((), ())), precision=PRECISION)
+            u = jnp.einsum("ij,j->i", whitener, x - centre, precision=PRECISION) + offset[..., 0]
+        else:
+            affine = jnp.concatenate([whitener, offset], -1)
+            point = jnp.append(x - centre, jnp.ones((), x.dtype))
+            u = jax.lax.dot_general(affine, point, (((affine.ndim - 1,), (0,)), ((), ())), precision=PRECISION)
+        if math.prod(self.batch_shape) == 1:
+            return u
+        return _about_own_means(u, whitener, self.mean, x, self._far(whitener))
+
+    def _centre(self):
+        return jnp.mean(self.mean, tuple(range(len(self.batch_shape))))
+
+    def _far(self, whitener):
+        """Components so far from the common centre, in standard deviations, that residuals about it lose digits."""
+        distance = matmul(abs(whitener), abs(self.mean - self._centre())[..., None])
+        return jnp.max(distance, (-2, -1)) * jnp.finfo(self.mean.dtype).eps > 2e-4
+
+    def _terms(self, inverse):
+        """Mean squares [*batch, D] (tied [D]) of what residuals u = W (x − centre) + W (centre − mean) are sums of."""
+        whitener = self.whitener()
+        unit = jnp.max(abs(inverse), -1)  # of each column: its squares need not be numbers
+        offset = jnp.where(self._far(whitener)[..., None], 0, (self.mean - self._centre()) / unit)
+        inputs = jnp.sum((inverse / unit[..., None]) ** 2, -1) + offset**2 + rounding_of(self.mean / unit)
+        if self.covariance_type == "tied":
+            inputs = jnp.mean(inputs, tuple(range(len(self.batch_shape))))
+        return matmul((whitener * unit[..., None, :]) ** 2, inputs[..., None])[..., 0]
+
+    def _floor(self):
+        """[*batch, D] (tied [D]); spherical: the largest."""
+        if self.covariance_type == "spherical":
+            return jnp.max(self.floor, -1) if jnp.ndim(self.floor) else self.floor
+        floor = jnp.broadcast_to(self.floor, self.mean.shape)
+        if self.covariance_type == "tied":
+            return jnp.max(floor, tuple(range(len(self.batch_shape))))
+        return floor
+
+    def _root(self):
+        """The root of a spherical covariance, with its floor."""
+        return -at_least(-self.root, self._floor())
 
     def _log_det(self):
         if self.covariance_type == "spherical":
-            return self.event_size * self.root
+            return self.event_size * self._root()
         return jnp.trace(self.root, axis1=-2, axis2=-1)
+
+
+@jax.custom_jvp
+def _about_own_means(u: jax.Array, whitener: jax.Array, mean: jax.Array, x: jax.Array, far: jax.Array) -> jax.Array:
+    """Residuals u [*batch, D] of x, with those of the components that are far computed anew, about their own means.
+
+    One product for each of these, and none where none is far. The derivative is that of u, which is the same function.
+    """
+    size = mean.shape[-1]
+    flat, own = u.reshape(-1, size), mean.reshape(-1, size)
+    roots = jnp.broadcast_to(whitener, (*mean.shape[:-1], size, size)).reshape(-1, size, size)
+    order = jnp.argsort(~far.reshape(-1))
+
+    def repair(i, flat):
+        k = order[i]
+        residual = jnp.dot(roots[k], x - own[k], precision=PRECISION)
+        return jax.lax.dynamic_update_index_in_dim(flat, residual, k, 0)
+
+    return jax.lax.fori_loop(0, jnp.sum(far), repair, flat).reshape(u.shape)
+
+
+@_about_own_means.defjvp
+def _about_own_means_jvp(primals, tangents):
+    return _about_own_means(*primals), tangents[0]
 
 
 def _contract_full(tap: Statistics, u: jax.Array) -> jax.Array:
@@ -304,16 +428,17 @@ def _store(whitener: jax.Array) -> jax.Array:
 
 
 def _update_root(
-    root: jax.Array, covariance: jax.Array, floor: jax.Array, second: jax.Array, inputs: jax.Array
+    root: jax.Array, covariance: jax.Array, floor: jax.Array, second: jax.Array, terms: jax.Array
 ) -> jax.Array:
     """Root of the precision of data whose covariance in the coordinates whitened by `root` is `covariance` [..., D, D].
 
-    With unit lower L and pivots d, covariance = L diag(d) Lᵀ and the new root is diag(d)^-½ L⁻¹ W. Pivot d_j over W_jj²
-    is the variance of x_j given the coordinates before it: bounding that by the floor gives the exact maximum under the
-    constraint. `second` are the second moments [..., D] whose rounding the pivots carry, `inputs` those of the data.
+    With unit lower L and pivots d, covariance = L diag(d) Lᵀ and the new root is diag(d)^-½ L⁻¹ W, where the floor does
+    not bind. `second` are the second moments [..., D] whose rounding the pivots carry, `terms` see `bound_variance`.
     """
-    factor = ldl(covariance)
-    whitener = _triangle(root)
-    terms = matmul(whitener**2, inputs[..., None])[..., 0]
-    scale = jnp.sqrt(bound_variance(factor.pivots, jnp.diagonal(whitener, axis1=-2, axis2=-1) * floor, second, terms))
-    return _store(matmul(triangular_inverse(factor.lower), whitener) / scale[..., None])
+    factor, whitener = ldl(covariance), _triangle(root)
+    least = jnp.diagonal(whitener, axis1=-2, axis2=-1) * floor
+    # where there is a floor, a pivot that is zero to rounding is far below it, which is all that matters
+    scale = jnp.sqrt(bound_variance(factor.pivots, jnp.where(factor.regular, 1e-12, 1e-3) * least, second, terms))
+    raw = matmul(triangular_inverse(factor.lower), whitener) / scale[..., None]
+    # the maximum under Σ ⪰ diag(floor²) is that without it, with the eigenvalues in units of the floor raised to 1
+    return _store(limit(raw, floor))

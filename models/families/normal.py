@@ -9,7 +9,17 @@ import jax.numpy as jnp
 
 from elbo import density, tapped
 
-from .shapes import check_event, check_shape, divide, floating, offsets, update_log_scale, weighted
+from .shapes import (
+    at_floor,
+    at_least,
+    check_event,
+    check_shape,
+    divide,
+    floating,
+    rounding_of,
+    update_log_scale,
+    weighted,
+)
 
 
 class Statistics(NamedTuple):
@@ -32,7 +42,9 @@ class Statistics(NamedTuple):
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Normal:
-    """x_d ~ N(mean_d, scale_d²), independent, with scale = exp(log_scale); every value of the parameters is valid.
+    """x_d ~ N(mean_d, scale_d²), independent, with scale = max(exp(log_scale), floor); every value is valid.
+
+    The floor is part of the density, so that it binds every rule alike; below it, log_scale says nothing.
 
     A datum with a `weight` has the variances scale_d² / weight, the mean of so many data. Scale mixtures of Gaussians,
     such as Student's t, are mixtures over the weight. (A datum that counts w times is w * log_prob(x).)
@@ -40,7 +52,7 @@ class Normal:
     Args:
       mean: [*batch, D].
       log_scale: ln of the standard deviations, [*batch, D].
-      floor: smallest standard deviation that `maximize` gives, [D] or a scalar, in data units.
+      floor: smallest standard deviation, [D] or a scalar, in data units; 0 for none.
 
     >>> f = Normal.create(jnp.zeros(2), jnp.array([1.0, 2.0]))
     >>> f.log_prob(jnp.array([0.0, 2.0])).tolist()  # -ln 2π - ln 2 - 1/2
@@ -74,7 +86,15 @@ class Normal:
 
     def scale(self) -> jax.Array:
         """Standard deviations, [*batch, D]."""
-        return jnp.exp(self.log_scale)
+        return jnp.exp(self._log_scale())
+
+    def floored(self) -> jax.Array:
+        """Which standard deviations stand at the floor, bool [*batch, D]."""
+        return at_floor(self.log_scale, self.floor)
+
+    def project(self) -> "Normal":
+        """The same distribution, with no log_scale below the floor's: from there a gradient can lead up again."""
+        return Normal(self.mean, self._log_scale(), self.floor, self.tap)
 
     @density
     def log_prob(self, x: jax.Array, weight: jax.Array | None = None) -> jax.Array:
@@ -86,8 +106,9 @@ class Normal:
         """
         check_event("x", x, (self.event_size,))
         # elementwise: products of x² and x with matrices would be E[x²] − mean²
-        u = (x - self.mean) * jnp.exp(-self.log_scale)
-        constant = 0.5 * self.event_size * math.log(2 * math.pi) + jnp.sum(self.log_scale, -1)
+        log_scale = self._log_scale()
+        u = (x - self.mean) * jnp.exp(-log_scale)
+        constant = 0.5 * self.event_size * math.log(2 * math.pi) + jnp.sum(log_scale, -1)
         square = jnp.sum(jnp.square(u), -1)
         if weight is None:
             return tapped(_contract, -0.5 * square - constant, self.tap, u)
@@ -114,7 +135,7 @@ class Normal:
 
     def log_likelihood(self, statistics: Statistics) -> jax.Array:
         """Σ ln N(x; mean, diag scale²) of the data behind the statistics, a scalar in nats."""
-        constant = jnp.sum(self.log_scale, -1) + 0.5 * self.event_size * math.log(2 * math.pi)
+        constant = jnp.sum(self._log_scale(), -1) + 0.5 * self.event_size * math.log(2 * math.pi)
         return -0.5 * jnp.sum(statistics.second) - jnp.sum(statistics.scale_count * constant)
 
     def maximize(self, statistics: Statistics) -> "Normal":
@@ -122,14 +143,14 @@ class Normal:
         count, first, second, scale_count = statistics
         shift = divide(first, count[..., None])
         residual, total = second - first * shift, scale_count[..., None]
-        # x − mean may have lost digits of the components' distances
-        terms = (offsets(self.mean) * jnp.exp(-self.log_scale)) ** 2
-        log_scale = update_log_scale(self.log_scale, residual, second, total, self.floor, terms)
+        log_scale = self._log_scale()
+        terms = rounding_of(self.mean * jnp.exp(-log_scale))
+        log_scale = update_log_scale(log_scale, residual, second, total, self.floor, terms)
         return Normal(self.mean + self.scale() * shift, log_scale, self.floor)
 
     def statistics_of(self, reference: "Normal") -> Statistics:
         """E T(x) of one datum x ~ reference, in this family's coordinates; what pseudo-data are made of."""
-        first = (reference.mean - self.mean) * jnp.exp(-self.log_scale)
+        first = (reference.mean - self.mean) * jnp.exp(-self._log_scale())
         count = jnp.ones_like(first[..., 0])
         return Statistics(count, first, first**2 + self._ratio(reference) ** 2, count)
 
@@ -153,7 +174,10 @@ class Normal:
         return Statistics(count, first + constant, ratio**2 * second + (2 * first + constant) * shift, scale_count)
 
     def _ratio(self, reference):
-        return jnp.exp(reference.log_scale - self.log_scale)
+        return jnp.exp(reference._log_scale() - self._log_scale())
+
+    def _log_scale(self):
+        return at_least(self.log_scale, self.floor)
 
 
 def _contract(tap: Statistics, u: jax.Array) -> jax.Array:

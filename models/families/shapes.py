@@ -63,9 +63,20 @@ def expand(a: jax.Array, axes: int) -> jax.Array:
     return a.reshape(*a.shape, *(1,) * axes)
 
 
-def offsets(mean: jax.Array) -> jax.Array:
-    """The means [*batch, D] relative to their common mean."""
-    return mean - jnp.mean(mean, tuple(range(mean.ndim - 1)))
+def at_least(log_scale: jax.Array, floor: jax.Array) -> jax.Array:
+    """ln of standard deviations no smaller than the floor; at the floor itself, a gradient step sees the likelihood."""
+    least = jnp.log(jax.lax.stop_gradient(floor))
+    return jnp.where(log_scale < least, least, log_scale)  # NaN stays NaN
+
+
+def at_floor(log_scale: jax.Array, floor: jax.Array) -> jax.Array:
+    """Which standard deviations stand at the floor, to a thousandth; bool, shaped like log_scale."""
+    return log_scale <= jnp.log(floor) + 1e-3
+
+
+def rounding_of(mean: jax.Array) -> jax.Array:
+    """`terms` of `bound_variance` for residuals x − mean; mean: in units of the current standard deviation."""
+    return (mean / 16) ** 2  # 4 ε |mean|: that of the mean itself and of the data around it
 
 
 def bound_variance(
@@ -88,7 +99,7 @@ def bound_variance(
     """
     eps = jnp.finfo(variance.dtype).eps
     rounding = 8 * eps * moment
-    unknown = (variance <= rounding + (64 * eps) ** 2 * terms) & (floor**2 <= 0)
+    unknown = (variance <= rounding + (64 * eps) ** 2 * terms) & (floor <= 0)
     return jnp.maximum(jnp.where(unknown, 1, variance), jnp.maximum(floor**2, rounding))
 
 
