@@ -7,10 +7,12 @@ from typing import Any, ClassVar
 import jax
 import jax.numpy as jnp
 
-from ..numerics import IMPOSSIBLE, LOG_ZERO, widen
+from ..numerics import IMPOSSIBLE, LOG_ZERO, widen, within
 from ..sequence import padded
 from . import tree_log, tree_passes
+from .chain_log import settle
 from .derive import affine_potentials
+from .protocol import same_shapes
 from .tree_parse import Parse, Spans, clean, inner
 
 
@@ -21,15 +23,16 @@ class Tree:
 
     Symbols are N nonterminals 0..N-1, then P preterminals N..S-1. A nonterminal has two children, any symbols; a
     preterminal is one word. One sentence; batches are made by vmap. z is a `Parse`. Log potentials may be any numbers;
-    −∞ counts as `LOG_ZERO`. Those of words beyond the length are not looked at. A sentence without a parse has ln Z =
-    `LOG_ZERO`, marginals zero and no gradient. So has a sentence of one word, unless the root has potentials for
-    preterminals as well.
+    −∞ counts as `LOG_ZERO`. Those of words beyond the length are ignored. A sentence without a parse is an impossible
+    datum (see `Posterior`), and no gradient flows through it. So is a sentence of one word, unless the root has
+    potentials for preterminals as well.
 
     Args:
       root: of the symbol of the whole sentence, [N]; or [S], where a sentence may be one preterminal.
       rules: A -> B C, [N, S, S].
       tags: of each word, [T, P].
-      length: of the sentence, an int scalar in 1..T. A concrete one out of range raises, a traced one gives NaN.
+      length: of the sentence, an int scalar in 1..T, for a parse has a root. A concrete one out of range raises, a
+        traced one gives NaN.
       smoothed: (ln Z, marginals, marginals of spans), known beforehand, or None; see `prepared`.
 
     >>> q = Tree(jnp.zeros(1), jnp.zeros((1, 2, 2)), jnp.zeros((4, 1)), jnp.array(4))  # all binary trees: Catalan
@@ -47,13 +50,14 @@ class Tree:
     def prepared(self) -> "Tree":
         """The same tree with ln Z and the marginals computed once for `mean`, `spans`, `entropy` and `log_partition`.
 
-        Their derivatives are then those of the marginals: slower than the gradient of `log_partition` alone.
+        The derivatives of the marginals, and of the entropy, are slower than that of `log_partition`.
         """
         return replace(self, smoothed=self._smoothed())
 
     def log_partition(self) -> jax.Array:
         """ln Z = ln Σ_z exp ⟨potentials, z⟩, a scalar; its gradient is `mean()`. Inside pass, O(T³ N² + T² N³)."""
-        return tree_passes.log_partition(*self._clean()) if self.smoothed is None else self.smoothed[0]
+        clean = self._clean()
+        return tree_passes.log_partition(*clean) if self.smoothed is None else self.smoothed[0]
 
     def mean(self) -> Parse:
         """P(root), expected rule counts, P(tag of each word). Inside and outside, O(T³ N² + T² N³)."""
@@ -69,32 +73,30 @@ class Tree:
         return self._smoothed()[2]
 
     def entropy(self) -> jax.Array:
-        """−Σ P ln P = ln Z − ⟨potentials, mean⟩, nats.
-
-        `LOG_ZERO` for a sentence without a parse: its marginals are zero, so that energy + entropy is that of the
-        datum.
-        """
+        """−Σ P ln P = ln Z − ⟨potentials, mean⟩, nats; `LOG_ZERO` for a sentence without a parse."""
         potentials, _ = self._clean()
         log_z, marginals, _ = self._smoothed()
         possible = Parse(*(jnp.where(a <= IMPOSSIBLE, 0, a) for a in potentials))
-        return log_z - inner(possible, marginals)
+        return jnp.where(log_z <= IMPOSSIBLE, log_z, within(log_z - inner(possible, marginals), 0, jnp.inf))
 
     def log_prob(self, parse: Parse) -> jax.Array:
-        """ln P(parse), nats; affine in the parse, of which a mean may take the place."""
+        """ln P(parse), nats; affine in it, so that a mean may take its place. `LOG_ZERO` or less: impossible."""
         potentials, _ = self._clean()
+        same_shapes("parse", parse, potentials)
         log_z = self.log_partition()
-        return inner(potentials, parse) - jnp.where(log_z <= IMPOSSIBLE, -LOG_ZERO, log_z)
+        return jnp.where(log_z <= IMPOSSIBLE, LOG_ZERO, inner(potentials, parse) - log_z)
 
     def mode(self) -> Parse:
         """The most probable parse (Viterbi)."""
-        return self.parse(self.best()[0])
+        return self._indicator(*self.best())
 
     def best(self) -> tuple[Spans, jax.Array]:
         """Spans of the most probable parse, and its log potential, nats (Viterbi); all −1 and `LOG_ZERO` if none."""
         potentials, length = self._clean()
         spans = tree_log.best(potentials, tree_log.no_spans(potentials), length)
         possible = jnp.any(spans.tags >= 0)
-        return spans, jnp.where(possible, inner(potentials, self.parse(spans)), LOG_ZERO)
+        score = jnp.where(possible, settle(inner(potentials, self.parse(spans))), LOG_ZERO)
+        return jax.tree.map(lambda a: jnp.where(score > IMPOSSIBLE, a, -1), spans), score
 
     def consensus(self) -> Spans:
         """The tree whose constituents are right most often in expectation: minimum Bayes risk.
@@ -143,7 +145,7 @@ class Tree:
             jax.vmap(jax.vmap(lambda k: draw(k, ())))(cells),
             *(jax.vmap(lambda k: draw(k, (size + tags,)))(keys(k, frames)) for k in children),
         )
-        return self.parse(tree_log.sample(potentials, length, noise))
+        return self._indicator(*tree_log.sample(potentials, length, noise))
 
     def parse(self, spans: Spans) -> Parse:
         """The indicator of a parse that is given as `Spans`.
@@ -153,25 +155,33 @@ class Tree:
         >>> z.root.tolist(), z.rules[0].tolist()
         ([1.0, 0.0], [[0.0, 0.0, 0.0], [0.0, 0.0, 0.0], [0.0, 0.0, 1.0]])
         """
+        _, length = self._clean()
         size, symbols = self.rules.shape[:2]
         dtype, spans = self.rules.dtype, widen(spans)
+        rows = jnp.zeros(len(self.tags) - 1)
+        same_shapes("spans", spans, Spans(*[rows] * 5, self.tags[:, 0]))
         label, left, right = (
             jax.nn.one_hot(a, n, dtype=dtype)
             for a, n in ((spans.label, size), (spans.left, symbols), (spans.right, symbols))
         )
         tags = jax.nn.one_hot(spans.tags, symbols - size, dtype=dtype)
         root = jnp.zeros(symbols, dtype)
-        root = root.at[size:].set(jnp.where(self.length == 1, tags[0], 0))
+        root = root.at[size:].set(jnp.where(length == 1, tags[0], 0))
         if len(label):
             root = root.at[:size].set(label[0])
         return Parse(root[: self.root.size], jnp.einsum("ia,ib,ic->abc", label, left, right), tags)
 
+    def _indicator(self, spans: Spans, score: jax.Array) -> Parse:
+        """The indicator of a parse, of none if the spans are −1; NaN if its score is no number."""
+        return jax.tree.map(lambda a: jnp.where(jnp.isnan(score), jnp.nan, a), self.parse(spans))
+
     def _smoothed(self) -> tuple[jax.Array, Parse, jax.Array]:
-        return tree_passes.smooth(*self._clean()) if self.smoothed is None else self.smoothed
+        clean = self._clean()
+        return tree_passes.smooth(*clean) if self.smoothed is None else self.smoothed
 
     def _clean(self) -> tuple[Parse, jax.Array]:
         _check(self)
-        length = widen(self.length)
+        length = jnp.asarray(widen(self.length))
         return clean(Parse(self.root, self.rules, self.tags), length), length
 
 

@@ -7,8 +7,9 @@ import jax
 import jax.numpy as jnp
 from jax.nn import logsumexp
 
-from ..numerics import IMPOSSIBLE, LOG_ZERO
+from ..numerics import IMPOSSIBLE, LOG_ZERO, within
 from . import tree_chart
+from .chain_log import settle
 from .tree_chart import Chart, cut
 from .tree_parse import Parse, Shifted, Spans, shift
 from .tree_scaled import blocks, varying
@@ -31,7 +32,8 @@ def log_partition(potentials: Parse, spans: jax.Array, length: jax.Array) -> jax
 def smooth(potentials: Parse, length: jax.Array) -> tuple[jax.Array, Parse, jax.Array]:
     """ln Z, the marginals, and those of the spans; all zero if no parse is possible."""
     log_z, (marginals, spans) = jax.value_and_grad(log_partition, (0, 1))(potentials, no_spans(potentials), length)
-    return log_z, marginals, spans
+    root, tags, spans = (within(a, 0, 1) for a in (marginals.root, marginals.tags, spans))
+    return log_z, marginals._replace(root=root, tags=tags), spans
 
 
 def no_spans(potentials: Parse) -> jax.Array:
@@ -90,10 +92,13 @@ def best(potentials: Parse, spans: jax.Array, length: jax.Array) -> Spans:
 
 
 @jax.jit
-def sample(potentials: Parse, length: jax.Array, noise: tuple[jax.Array, jax.Array, jax.Array]) -> Spans:
+def sample(
+    potentials: Parse, length: jax.Array, noise: tuple[jax.Array, jax.Array, jax.Array]
+) -> tuple[Spans, jax.Array]:
     """One parse from Gumbel noise [T, T+1], [T, S], [T, S]: the chart upwards, then draws downwards.
 
-    In each span the split is drawn, then its left, then its right child.
+    In each span the split is drawn, then its left, then its right child. And ln Z up to a constant, `LOG_ZERO` and
+    spans of −1 if no parse is possible.
     """
     shifted = shift(potentials, length)
     found = chart(shifted, no_spans(potentials), logsumexp)
@@ -106,7 +111,8 @@ def sample(potentials: Parse, length: jax.Array, noise: tuple[jax.Array, jax.Arr
     ends = _ends(shifted, found, length)
     # one span fewer than words: the last noise is free, the first one is so for sentences of all lengths
     symbol = jnp.where(_possible(ends), jnp.argmax(ends + noise[1][0]), -1)
-    return _descend(shifted, found, symbol, length, lambda table, i: choose(table, i + 1))
+    spans = _descend(shifted, found, symbol, length, lambda table, i: choose(table, i + 1))
+    return spans, settle(logsumexp(ends))
 
 
 def _descend(shifted: Shifted, found: Chart, symbol: jax.Array, length: jax.Array, choose: Callable) -> Spans:

@@ -17,9 +17,8 @@ from .tree_scaled import (
     dot,
     floor,
     inside,
-    lost_at_the_root,
     power,
-    small,
+    right,
     varying,
 )
 
@@ -52,7 +51,9 @@ def smooth(shifted: Shifted, length: jax.Array) -> tuple[tuple[jax.Array, Parse,
     factors = as_factors(shifted)
     rules = blocks(factors.rules)
     found = inside(factors, length)
-    share = factors.root / found.total
+    # nothing flows down where no parse is possible, and NaN where a potential is no number
+    share = jnp.where(found.possible, factors.root / jnp.where(found.total > 0, found.total, jnp.nan), 0)
+    share = jnp.where(found.sound, share, jnp.nan)
     whole = jnp.where(length == 1, 0, share[:size])
     word = jnp.where(length == 1, share[size:] * factors.tags[0], 0)
     top = cut(found.values.by_start, (0, length), (1, 1))[0, 0]
@@ -78,9 +79,9 @@ def smooth(shifted: Shifted, length: jax.Array) -> tuple[tuple[jax.Array, Parse,
         counts = counts._replace(pp=dot("ia,ibc->abc", weights, tags[:-1, :, None] * tags[1:, None, :]))
     upper, lower = jnp.concatenate(counts[0::2], axis=2), jnp.concatenate(counts[1::2], axis=2)
     total = jnp.concatenate([upper, lower], axis=1) * factors.rules
-    marginals = Parse(jnp.concatenate([whole * top, word]), total, (each * tags).at[0].add(word))
-    lost = floor(shifted) * out.slopes + lost_at_the_root(shifted, found)
-    return (found.log_z, marginals, out.spans), small(lost)
+    root, words = jnp.concatenate([whole * top, word]), (each * tags).at[0].add(word)
+    marginals = Parse(jnp.minimum(root, 1), total, jnp.minimum(words, 1))
+    return (found.log_z, marginals, out.spans), right(floor(shifted) * out.slopes, shifted, found)
 
 
 def _enter(found: Inside, least: float, width, out: _Outside, count: int) -> tuple[jax.Array, _Outside]:
@@ -91,7 +92,7 @@ def _enter(found: Inside, least: float, width, out: _Outside, count: int) -> tup
     )
     inner = cut(found.values.by_start, (0, width), (count, 1))
     # numbers at the floor are there for the bound only
-    marginals = outer * jnp.where(inner > least * norm[..., None], inner, 0)
+    marginals = jnp.minimum(outer * jnp.where(inner > least * norm[..., None], inner, 0), 1)
     weights = outer[:, 0] * norm
     return weights, out._replace(spans=update(out.spans, marginals, (0, width)), slopes=out.slopes + jnp.sum(weights))
 

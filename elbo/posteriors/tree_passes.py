@@ -36,9 +36,12 @@ def smooth(potentials: Parse, length: jax.Array) -> tuple[jax.Array, Parse, jax.
 
 @smooth.defjvp
 def _smooth_jvp(primals, tangents):
-    # the slow pass has no rules of its own, so that all higher derivatives are those of plain arithmetic
+    # the slow pass has no rules of its own, so that all higher derivatives are those of plain arithmetic; where only
+    # ln Z is differentiated, nothing asks for it
     potentials, length = primals
-    return jax.jvp(lambda p: tree_log.smooth(p, length), (potentials,), (tangents[0],))
+    log_z, marginals, spans = smooth(potentials, length)
+    _, slopes = jax.jvp(lambda p: tree_log.smooth(p, length)[1:], (potentials,), (tangents[0],))
+    return (log_z, marginals, spans), (inner(marginals, tangents[0]), *slopes)
 
 
 def _twice_sure(potentials: Parse, length: jax.Array) -> jax.Array:

@@ -5,8 +5,9 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from ..numerics import IMPOSSIBLE, PRECISION
+from ..numerics import IMPOSSIBLE, LOG_ZERO, PRECISION
 from . import tree_chart
+from .chain_unless import unless
 from .derive import _varying
 from .tree_chart import Chart
 from .tree_parse import Shifted
@@ -33,6 +34,9 @@ from .tree_parse import Shifted
 # potentials are; if it is large or NaN, log space decides. A sentence without a parse has all of Z from the floor, so
 # its bound is at least 1.
 #
+# Only numbers that are no hard zeros are raised: what derives nothing (`derivable`) stays at 0, as do all marginals of
+# what cannot be.
+#
 # Without the outside pass: Σ_A v(A) ∂ ln Z / ∂ v(A) <= 1 is the probability of the span, and max v >= 1/2, so that one
 # of these derivatives is at most 2. If the rules, and the root, differ by a factor of at most r between the
 # nonterminals that can stand in one place, all derivatives of the span are at most 2 r, and Σ_A o(A) <= 2 r N 2^-norm.
@@ -56,7 +60,9 @@ class Inside(NamedTuple):
       before: of a word as the left child of a rule, Σ_b R(A, b, C) t(b), [T, A, C].
       after: of a word as the right child, Σ_c R(A, B, c) t(c), [2T, A, B], zeros from T on.
       total: the weight of all parses, in the scale of the whole sentence.
-      log_z: ln Z, nats.
+      log_z: ln Z, nats; `LOG_ZERO` or NaN where that is known beforehand.
+      possible: whether there is a parse, as far as hard zeros tell.
+      sound: whether all potentials are numbers.
     """
 
     values: Chart
@@ -66,6 +72,8 @@ class Inside(NamedTuple):
     after: jax.Array
     total: jax.Array
     log_z: jax.Array
+    possible: jax.Array
+    sound: jax.Array
 
 
 class Splits(NamedTuple):
@@ -100,7 +108,7 @@ def log_partition(shifted: Shifted, length: jax.Array) -> tuple[jax.Array, jax.A
     within = (jnp.arange(frames)[:, None] + width <= length) & (width >= 2)
     norms = jnp.where(within, power(-found.norms, found.total.dtype), 0)
     slopes = 2 * size * jnp.exp(_range(shifted)) * jnp.sum(norms)
-    return found.log_z, small(floor(shifted) * slopes + lost_at_the_root(shifted, found))
+    return found.log_z, right(floor(shifted) * slopes, shifted, found)
 
 
 def inside(factors: Shifted, length: jax.Array) -> Inside:
@@ -112,14 +120,19 @@ def inside(factors: Shifted, length: jax.Array) -> Inside:
     empty = tree_chart.blank(frames, 0, (size,), tags.dtype), tree_chart.blank(frames, _UNFILLED, (), jnp.int32)
     values, exponents, norms = varying((*empty, jnp.zeros((frames, frames + 1), jnp.int32)), before)
     zero = 0 * before[0, 0, 0]
-    found = Inside(values, exponents, norms, before, after, zero, zero)
+    every = varying(jnp.ones((frames, frames + 1, size), bool), before)
+    there = unless(jnp.all(factors.rules > 0), every, derivable, factors)
+    possible, sound = _possible(factors, there, length), jnp.isfinite(factors.offset)
+    found = Inside(values, exponents, norms, before, after, zero, zero, possible, sound)
 
     def put(found, width, numbers, top):
-        numbers = jnp.maximum(numbers, least)
-        norm = _exponent(jnp.max(numbers, axis=-1)) + 1
+        here = tree_chart.cut(there, (0, width), (len(numbers), 1))[:, 0]
+        numbers = jnp.where(here, jnp.maximum(numbers, least), 0)
+        some = jnp.any(here, axis=-1)
+        norm = jnp.where(some, _exponent(jnp.max(numbers, axis=-1)) + 1, 0)
         return found._replace(
             values=found.values.put(width, numbers * power(-norm, numbers.dtype)[:, None]),
-            exponents=found.exponents.put(width, top + norm),
+            exponents=found.exponents.put(width, jnp.where(some, top + norm, _UNFILLED)),
             norms=tree_chart.update(found.norms, norm[:, None], (0, width)),
         )
 
@@ -142,7 +155,41 @@ def inside(factors: Shifted, length: jax.Array) -> Inside:
     total = jnp.where(length == 1, word, whole)
     log_2 = jnp.log(jnp.asarray(2, total.dtype))
     log_z = jnp.log(total) + jnp.where(length == 1, 0, exponent) * log_2 + factors.offset
+    log_z = jnp.where(sound, jnp.where(possible, log_z, LOG_ZERO), jnp.nan)
     return found._replace(total=total, log_z=log_z)
+
+
+def derivable(factors: Shifted) -> jax.Array:
+    """Whether some parse of a span is an A, as far as hard zeros tell, bool [T, T+1, N] by start and width."""
+    frames, size, _ = factors.sizes
+    dtype = factors.tags.dtype
+    rules, tags = (jax.tree.map(lambda a: (a > 0).astype(dtype), a) for a in (blocks(factors.rules), factors.tags))
+    before = dot("ib,abc->iac", tags, rules.pn)
+    after = jnp.pad(dot("ic,abc->iab", tags, rules.np), ((0, frames), (0, 0), (0, 0)))
+    found = varying(tree_chart.blank(frames, 0, (size,), dtype, parts=1), before)
+
+    def put(found, width, numbers):
+        return found.put(width, (numbers > 0).astype(dtype))
+
+    def step(width, found, count, splits):
+        pairs = dot("ikb,ikc->ibc", found.left(count, splits), found.right(width, count, splits))
+        numbers = dot("ibc,abc->ia", pairs, rules.nn)
+        numbers += dot("iac,ic->ia", before[:count], found.shorter_right(width, count))
+        words = tree_chart.cut(after, (width - 1, 0), (count, size))
+        return put(found, width, numbers + dot("iab,ib->ia", words, found.shorter_left(width, count)))
+
+    if frames > 1:
+        found = put(found, 2, dot("ibc,abc->ia", tags[:-1, :, None] * tags[1:, None, :], rules.pp))
+    return tree_chart.sweep(frames, step, found, parts=1).by_start > 0
+
+
+def _possible(factors: Shifted, there: jax.Array, length: jax.Array) -> jax.Array:
+    """Whether there is a parse, as far as hard zeros tell."""
+    frames, size, _ = factors.sizes
+    words = jnp.all(jnp.any(factors.tags > 0, axis=1) | (jnp.arange(frames) >= length))
+    whole = jnp.any((factors.root[:size] > 0) & tree_chart.cut(there, (0, length), (1, 1))[0, 0])
+    word = jnp.any((factors.root[size:] > 0) & (factors.tags[0] > 0))
+    return words & jnp.where(length == 1, word, whole)
 
 
 def children(found: Inside, width: jax.Array, count: int, splits: int) -> Splits:
@@ -181,14 +228,11 @@ def floor(potentials: Shifted) -> float:
     return 16 * (frames * size**2 + 2 * size * tags + tags**2) * float(numbers.tiny) / float(numbers.eps)
 
 
-def lost_at_the_root(shifted: Shifted, found: Inside) -> jax.Array:
-    """What the sum over the symbols of the whole sentence may have lost, relative to Z."""
-    return 8 * shifted.root.size * jnp.finfo(found.total.dtype).tiny / found.total
-
-
-def small(lost: jax.Array) -> jax.Array:
-    """Whether a relative error of Z counts for nothing."""
-    return lost <= 16 * jnp.finfo(lost.dtype).eps
+def right(lost: jax.Array, shifted: Shifted, found: Inside) -> jax.Array:
+    """Whether ln Z is right; lost: what the spans may have lost, relative to Z. The sum over the root loses as well."""
+    numbers = jnp.finfo(lost.dtype)
+    lost += 8 * shifted.root.size * numbers.tiny / found.total
+    return (lost <= 16 * numbers.eps) | ~found.possible | ~found.sound
 
 
 def power(exponent: jax.Array, dtype) -> jax.Array:

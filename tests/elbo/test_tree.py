@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 import elbo
 from benchmarks.peers import reference_tree
 from elbo import LOG_ZERO, Padded, StructureError, Tree
+from elbo.numerics import IMPOSSIBLE
 from elbo.posteriors import tree_chart, tree_log, tree_outside, tree_passes, tree_scaled
 from elbo.posteriors.tree_parse import shift
 
@@ -304,7 +305,9 @@ def numpy_inside(root, rules, tags) -> float:
 def test_rescaling_is_right_or_says_so(kind, seed, gap):
     dtype = jnp.float32
     q = batch(kind, seed, gap, dtype)
-    q, seen = jax.device_get((q, passes(q)))
+    flat = lambda a: jnp.where(a <= IMPOSSIBLE, LOG_ZERO, 0).astype(dtype)
+    nowhere = passes(Tree(flat(q.root), flat(q.rules), flat(q.tags), q.length))["log"][1:]
+    q, seen, nowhere = jax.device_get((q, passes(q), jax.tree.map(lambda a: a == 0, nowhere)))
     eps = float(jnp.finfo(dtype).eps)
     for i in range(len(q.length)):
         one = jax.tree.map(lambda a, i=i: a[i], seen)
@@ -316,13 +319,18 @@ def test_rescaling_is_right_or_says_so(kind, seed, gap):
         if log_z == -np.inf:
             assert one["value"] == one["smooth"][0] == one["log"][0] == dtype(LOG_ZERO)
             assert not any(a.any() for a in jax.tree.leaves(one["smooth"][1:]))
-            assert not one["scaled"][1] and not one["scaled value"][1]
+            assert not one["scaled"][1] or one["scaled"][0][0] == dtype(LOG_ZERO)
+            assert not one["scaled value"][1] or one["scaled value"][0] == dtype(LOG_ZERO)
             continue
+        # what no parse holds has no share, not even a small one, and rounding makes none larger than 1
+        for a, never in zip(jax.tree.leaves(one["smooth"][1:]), jax.tree.leaves(nowhere), strict=True):
+            assert not a[never[i]].any() and (a >= 0).all()
+        _, marginals, spans = one["smooth"]
+        assert max(a.max() for a in (marginals.root, marginals.tags, spans)) <= 1
         for value in (one["value"], one["smooth"][0], one["log"][0]):
             np.testing.assert_allclose(value, log_z, atol=error)
         close(one["smooth"][1:], one["log"][1:], atol=min(error, 0.02))
         # each word has one tag, each sentence one root and one rule less than words
-        _, marginals, _ = one["smooth"]
         sums = [marginals.root.sum(), marginals.rules.sum() / 5, *marginals.tags.sum(1)]
         np.testing.assert_allclose(sums, 1, atol=min(error, 0.02))
         if one["scaled"][1]:
