@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from .polynomial import KINDS, Dependence, dependence
 from .posteriors import Posterior, StructureError, prepared
 from .posteriors.derive import met
+from .posteriors.protocol import require_posterior
 
 Tree = Any
 CHOICES = (
@@ -185,9 +186,17 @@ def expect_with_entropy(
     Where z = (x, s) and q offers `outer` and `given`, E f = E_x E_{s|x} f and H(q) = H(x) + E_x H(s|x), both at the
     same x. The estimator is for x; s is left to `Automatic`, which takes the same estimator where no other fits.
     """
-    q = prepared(q)
+    q = prepared(require_posterior(q, "model.encoder"))
+    if isinstance(estimator, type) or not callable(estimator):
+        raise TypeError(f"estimator: got {estimator!r}, expected an estimator. Choose one of: {CHOICES}")
     if not (hasattr(q, "outer") and hasattr(q, "given")):
-        return expect_terms(f, q, estimator, key), q.entropy()
+        entropy = q.entropy()
+        if jnp.shape(entropy) != ():
+            raise ValueError(
+                f"model.encoder: entropy() of its {type(q).__name__} is {list(jnp.shape(entropy))} for one datum, "
+                "expected a scalar; sum it, and log_prob(z), over the axes of z"
+            )
+        return expect_terms(f, q, estimator, key), entropy
     outer_key, inner_key = (None, None) if key is None else jax.random.split(key)
     inside = estimator if isinstance(estimator, Automatic) else Automatic(estimator)
 

@@ -11,7 +11,8 @@ from .estimators import Automatic, Estimator, Exact, expect_with_entropy
 from .exact import ExactEncoder, terms
 from .model import Model, Params
 from .numerics import IMPOSSIBLE, widen
-from .posteriors import Posterior
+from .posteriors import Bernoulli, Posterior
+from .posteriors.protocol import require_posterior
 from .remember import remembered
 
 Tree = Any
@@ -76,6 +77,8 @@ def elbo(
     [0.3379]
     """
 
+    require_model(model)
+
     def one(params, y, key):
         return _reported(bound(model, params, y, key, estimator))
 
@@ -85,6 +88,8 @@ def elbo(
 @remembered
 def evidence(model: Model, *, batch_size: int | None = None) -> Callable[..., jax.Array]:
     """ln P_Θ(y) of a model whose encoder is exact, as a jit-compiled function of a batch: L at Ψ = Θ, where KL = 0.
+
+        ln P_Θ(y) = ln P_Θ(z, y) − ln P_Θ(z|y),  whatever z is
 
     Returns:
       `f(params, ys)` -> [N], nats. Only `params.theta` is read. Its gradient in Θ is that of L at the exact posterior
@@ -99,7 +104,7 @@ def evidence(model: Model, *, batch_size: int | None = None) -> Callable[..., ja
     >>> elbo.evidence(model)(elbo.Params(jnp.zeros(2), None), jnp.ones(1)).tolist()
     [0.0]
     """
-    encoder = _exact_encoder(model.encoder, "model.encoder")
+    encoder = _exact_encoder(require_model(model).encoder, "model.encoder")
 
     def one(params, y, key):
         del key
@@ -111,8 +116,10 @@ def evidence(model: Model, *, batch_size: int | None = None) -> Callable[..., ja
 def _log_evidence(log_joint, encoder, params, y):
     y, psi = widen(y), encoder.e_step(params.theta, params.psi)
     q = encoder(psi, y)
-    if not hasattr(q, "log_partition"):
-        return bound(Model(log_joint, encoder), Params(params.theta, psi), y, None, Exact())
+    if not hasattr(q, "log_partition") or isinstance(q, Bernoulli):
+        # at any z; at the mode no large numbers cancel. The log odds of a bit say nothing of ln P(z = 0)
+        z = jax.lax.stop_gradient(q.mode())
+        return sum(terms(log_joint, params.theta, z, y)) - q.log_prob(z)
     # log_joint is its value at z = 0 plus the potentials' inner product with z: Z sums the rest, and no mean is needed
     nowhere = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), jax.eval_shape(q.mean))
     return sum(terms(log_joint, params.theta, nowhere, y)) + q.log_partition()
@@ -140,7 +147,7 @@ def decompose(
     >>> bool(jnp.allclose(d.elbo, d.evidence - d.kl)), bool(d.kl[0] > 1)
     (True, True)
     """
-    truth = _exact_encoder(posterior or model.encoder, "posterior")
+    truth = _exact_encoder(posterior or require_model(model).encoder, "posterior")
 
     def one(params, y, key):
         y = widen(y)
@@ -168,6 +175,8 @@ def kl(q: Posterior, p: Posterior) -> jax.Array:
     >>> kl(elbo.Normal(jnp.ones(2), jnp.zeros(2)), unit).tolist()
     1.0
     """
+    require_posterior(q, "q")
+    require_posterior(p, "p")
     entropy = q.entropy()
     return jnp.where(entropy <= IMPOSSIBLE, 0, -entropy - Exact()(p.log_prob, q))
 
@@ -175,6 +184,13 @@ def kl(q: Posterior, p: Posterior) -> jax.Array:
 def _reported(value: jax.Array) -> jax.Array:
     """The value of a datum as a person should see it: −∞ where it is impossible, whatever stood in for ln 0."""
     return jnp.where(value <= IMPOSSIBLE, -jnp.inf, value)
+
+
+def require_model(model: Any) -> Model:
+    """The model; raises unless it is a pair of functions with their names."""
+    if not (callable(getattr(model, "log_joint", None)) and callable(getattr(model, "encoder", None))):
+        raise TypeError(f"model: got {type(model).__name__}, expected elbo.Model(log_joint, encoder)")
+    return model
 
 
 def _exact_encoder(encoder: Any, name: str) -> ExactEncoder:
@@ -190,10 +206,18 @@ def _batched(one: Callable, batch_size: int | None) -> Callable:
     """`one(params, y, key)` over the leading axis of ys, jit-compiled."""
 
     def run(params: Params, ys: Tree, key: jax.Array | None):
-        keys = None if key is None else jax.random.split(key, batch_length(ys))
-        if batch_size is None:
-            return jax.vmap(one, (None, 0, 0))(params, ys, keys)
-        return jax.lax.map(lambda args: one(params, *args), (ys, keys), batch_size=batch_size)
+        size = batch_length(ys)
+        keys = None if key is None else jax.random.split(key, size)
+        try:
+            if batch_size is None:
+                return jax.vmap(one, (None, 0, 0))(params, ys, keys)
+            return jax.lax.map(lambda args: one(params, *args), (ys, keys), batch_size=batch_size)
+        except Exception as error:  # raised while tracing, often by a network that was given another shape
+            shapes = [list(jnp.shape(leaf)[1:]) for leaf in jax.tree.leaves(ys)]
+            error.add_note(
+                f"ys: read as {size} data [N, ...] with leaves of shapes {shapes}; one datum alone is ys[None]"
+            )
+            raise
 
     @jax.jit
     def batch(params: Params, ys: Tree, key: jax.Array | None = None):
@@ -213,6 +237,11 @@ def _batched(one: Callable, batch_size: int | None) -> Callable:
 
 def batch_length(ys: Tree) -> int:
     """The common length N of the leading axes of ys; raises where they differ, are missing or are zero."""
+    if isinstance(ys, list):
+        raise TypeError(
+            f"ys: got a list of {len(ys)}, expected arrays with a leading axis N, one datum an entry; stack the data: "
+            "jnp.stack(ys)"
+        )
     shapes = [jnp.shape(leaf) for leaf in jax.tree.leaves(ys)]
     lengths = {shape[0] if shape else 0 for shape in shapes}
     if len(lengths) != 1 or 0 in lengths:

@@ -1,5 +1,6 @@
 """What the objective asks of a posterior, and what it may ask where a posterior offers it."""
 
+import inspect
 from collections.abc import Callable
 from typing import Any, Protocol, runtime_checkable
 
@@ -66,6 +67,46 @@ class Structure(Protocol):
         y is that datum, for structures whose size depends on it (the length of a sequence).
         """
         ...
+
+
+METHODS = ("sample", "log_prob", "entropy", "mode", "mean")
+
+
+def require_posterior(q: Any, name: str) -> Any:
+    """q, called `name`; raises unless it has the methods of a posterior: a distribution of another library has others.
+
+    >>> require_posterior((0.0, 1.0), "model.encoder")
+    Traceback (most recent call last):
+    TypeError: model.encoder: got a tuple without the methods sample(), log_prob(), entropy(), mode(), mean(), ...
+    """
+    kind = f"{type(q).__module__}.{type(q).__name__}".removeprefix("builtins.")
+    if missing := [method for method in METHODS if not _has(q, method)]:
+        fault = f"without the methods {', '.join(f'{m}()' for m in missing)}"
+    elif not _takes_key(q.sample):
+        fault = "whose sample() does not take a key first"
+    else:
+        return q
+    raise TypeError(
+        f"{name}: got a {kind} {fault}, expected a posterior such as elbo.Normal, an object with the methods of "
+        "elbo.Posterior: sample(key), log_prob(z), entropy(), mode() and mean(). Wrap a distribution of another "
+        "library in a class of your own that has them"
+    )
+
+
+def _has(q: Any, method: str) -> bool:
+    try:
+        return callable(getattr(q, method, None))
+    except NotImplementedError:  # a property of some distributions of numpyro
+        return False
+
+
+def _takes_key(sample: Callable) -> bool:
+    try:
+        parameters = list(inspect.signature(sample).parameters.values())
+    except (TypeError, ValueError):  # made in C, say
+        return True
+    positional = parameters and parameters[0].kind is not inspect.Parameter.KEYWORD_ONLY
+    return bool(positional) and parameters[0].name not in ("sample_shape", "shape")
 
 
 def prepared(q: Posterior) -> Posterior:

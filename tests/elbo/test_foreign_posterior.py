@@ -44,6 +44,46 @@ def test_it_is_a_posterior():
     assert isinstance(Foreign(jnp.zeros(2), jnp.zeros(2)), elbo.Posterior)
 
 
+class Tensor:
+    """With the methods of TensorFlow Probability: the names are the same, the arguments are not."""
+
+    def sample(self, sample_shape=(), seed=None): ...
+    def log_prob(self, value): ...
+    def entropy(self): ...
+    def mean(self): ...
+    def mode(self): ...
+
+
+class Keyed(Foreign):
+    """Its entropy is that of each entry."""
+
+    def entropy(self):
+        return self.log_scale
+
+
+@pytest.mark.parametrize(
+    ("posterior", "fault"),
+    [
+        (lambda y: dist.Normal(y, 1.0), r"numpyro.*Normal without the methods mode\(\), mean\(\)"),
+        (lambda y: (y, 1.0), r"tuple without the methods sample\(\)"),
+        (lambda y: Tensor(), r"Tensor whose sample\(\) does not take a key first"),
+    ],
+)
+def test_a_distribution_without_the_protocol_is_named(posterior, fault):
+    model = elbo.Model(lambda theta, z, y: -jnp.sum((z - y) ** 2), lambda psi, y: posterior(y))
+    with pytest.raises(TypeError, match=rf"model\.encoder: got a .*{fault}.*expected a posterior.*Wrap a"):
+        elbo.elbo(model)(elbo.Params((), ()), jnp.ones((3, 2)))
+    for q, p in ((posterior(0.0), Foreign(0.0, 0.0)), (Foreign(0.0, 0.0), posterior(0.0))):
+        with pytest.raises(TypeError, match=f"[qp]: got a .*{fault}"):
+            elbo.kl(q, p)
+
+
+def test_an_entropy_for_each_entry_is_refused():
+    model = elbo.Model(lambda theta, z, y: jnp.sum(z), lambda psi, y: Keyed(y, 0 * y))
+    with pytest.raises(ValueError, match=r"model.encoder: entropy\(\) of its Keyed is \[2\] for one datum"):
+        elbo.elbo(model)(elbo.Params((), ()), jnp.ones((3, 2)))
+
+
 @pytest.mark.parametrize("estimator", [elbo.Reparameterized(), elbo.Reparameterized(3)])
 def test_value_and_gradient_equal_our_normal(estimator, x64, key):
     model, params, ys = amortised()

@@ -181,6 +181,37 @@ def test_ys_need_one_leading_axis(ys):
         elbo.elbo(p.model)(p.params, ys)
 
 
+@pytest.mark.parametrize("make", [elbo.elbo, elbo.evidence, elbo.decompose])
+def test_arguments_in_each_others_place_are_named(make):
+    p = problems.mixture()
+    with pytest.raises(TypeError, match=r"model: got function, expected elbo\.Model"):
+        make(p.model.log_joint)
+    f = make(p.model)
+    with pytest.raises(TypeError, match=r"ys: got a list of 7, expected arrays.*jnp\.stack"):
+        f(p.params, list(p.ys))
+    with pytest.raises(TypeError, match=r"params: got dict, expected elbo\.Params"):
+        f(p.params.theta, p.ys)
+    wide = make(elbo.Model(p.model.log_joint, elbo.exact(p.model.log_joint, elbo.categorical(4))))
+    with pytest.raises(TypeError, match=r"dot_general.*\n.*ys: read as 7 data.*leaves of shapes \[\[2\]\]"):
+        wide(p.params, p.ys)
+
+
+def test_an_estimator_that_is_none():
+    p = problems.mixture()
+    for wrong in (elbo.ScoreFunction, "exact"):
+        with pytest.raises(TypeError, match=r"estimator: got .*ct.*expected an estimator. Choose one of"):
+            elbo.elbo(p.model, estimator=wrong)(p.params, p.ys)
+
+
+def test_evidence_of_bits_that_cannot_be_zero():
+    """ln P(z = 0) is −10³⁰ and the log odds are 10³⁰: their sum says nothing of ln P(z = 1)."""
+    log_joint = lambda theta, z, y: jnp.sum(z * theta + (1 - z) * elbo.LOG_ZERO)
+    f = elbo.evidence(elbo.Model(log_joint, elbo.exact(log_joint, elbo.bernoulli(2))))
+    theta = jnp.array([-2.0, -1.0])
+    value, slope = jax.value_and_grad(lambda theta: f(Params(theta, None), jnp.ones(1))[0])(theta)
+    assert value == -3 and slope.tolist() == [1, 1]
+
+
 def test_a_posterior_given_to_decompose(x64):
     """A factorised Gaussian encoder against the exact posterior of the same log_joint."""
     p = problems.linear_gaussian()
