@@ -5,6 +5,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from .estimators import Estimator
+from .family_promises import families
 from .model import Model, Params
 from .numerics import widen
 from .objective import batch_length
@@ -36,9 +38,18 @@ class Report(NamedTuple):
 
 
 def check_model(
-    model: Model, params: Params, ys: Tree, *, key: jax.Array | None = None, tolerance: float | None = None
+    model: Model,
+    params: Params,
+    ys: Tree,
+    *,
+    key: jax.Array | None = None,
+    tolerance: float | None = None,
+    estimator: Estimator | None = None,
 ) -> Report:
     """Tests what a model promises on a few data: shapes, dtypes, structure, posterior, the objective and its gradient.
+
+    Where theta holds families, also that log_joint reads their log_prob alone, and what each of them promises EM: that
+    log_likelihood of its statistics moves as ln P does, that maximize is the argmax, and that an EM step does not fall.
 
     Args:
       model: the pair (log_joint, encoder).
@@ -46,6 +57,7 @@ def check_model(
       ys: a pytree with a leading axis N, say 8 data, all of them usable.
       key: for the tests that draw samples; without it they are left out, and the report says so.
       tolerance: relative; by default the root of the machine epsilon of the parameters' dtype.
+      estimator: how to take expectations, as given to the rules; `Automatic` by default.
 
     Returns:
       `Report`. A wrong model raises nothing.
@@ -71,9 +83,9 @@ def check_model(
         raise ValueError(f"ys: data {unusable} are not usable (model.usable(y) is False), expected data without them")
     floats = [a for a in jax.tree.leaves(params) if jnp.issubdtype(jnp.result_type(a), jnp.floating)]
     dtype = jnp.result_type(*floats) if floats else jnp.zeros(()).dtype
-    trial = Trial(model, params, ys, key, tolerance or float(jnp.finfo(dtype).eps) ** 0.5, dtype, {})
+    trial = Trial(model, params, ys, key, tolerance or float(jnp.finfo(dtype).eps) ** 0.5, dtype, estimator, {})
     checks: list[Check] = []
-    for promise in PROMISES:
+    for promise in (*PROMISES, families):
         try:
             ok, message = promise(trial)
         except Exception as error:  # whatever the model's own code raises is a finding

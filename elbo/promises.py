@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from .estimators import Automatic, Reparameterized, expect_with_entropy
+from .estimators import MOST_VALUES, Automatic, Enumerated, Estimator, Exact, expect_with_entropy, support_size
 from .exact import ExactEncoder, terms
 from .model import Model, Params
 from .objective import decompose, elbo
@@ -18,7 +18,7 @@ from .polynomial import KINDS, degree
 Tree = Any
 _DRAWS = 2000
 _METHODS = ("sample", "log_prob", "entropy", "mode", "mean")
-_NO_KEY = "not tested: it draws samples, pass key=jax.random.key(0)"
+NO_KEY = "not tested: it draws samples, pass key=jax.random.key(0)"
 
 
 class Trial(NamedTuple):
@@ -30,6 +30,7 @@ class Trial(NamedTuple):
     key: jax.Array | None
     tolerance: float
     dtype: Any
+    estimator: Estimator | None
     seen: dict[str, Any]
 
     def traced(self, f: Callable[[Any, Tree], Any]) -> Any:
@@ -48,7 +49,7 @@ class Trial(NamedTuple):
         return terms(self.model.log_joint, self.params.theta, z, y)
 
     def structure(self) -> list[tuple[int | None, Any]]:
-        """Of each term of log_joint its degree in z, and the estimator that Automatic() takes.
+        """Of each term of log_joint its degree in z, and the estimator that is taken.
 
         Where z = (x, s), of E_{s|x} log_joint + H(s|x), a function of x.
         """
@@ -60,23 +61,30 @@ class Trial(NamedTuple):
             else:
                 count = len(self.terms(q.mean(), y))
                 functions = [lambda z, i=i: self.terms(z, y)[i] for i in range(count)]
-            return [(degree(f, jax.eval_shape(lambda: moments(q)[1])), Automatic().choose(f, q)) for f in functions]
+            return [(degree(f, jax.eval_shape(lambda: moments(q)[1])), self.chosen(f, q)) for f in functions]
 
         if "structure" not in self.seen:
             self.seen["structure"] = self.traced(of)
         return self.seen["structure"]
 
+    def chosen(self, f: Callable[[Tree], Tree], q: Any) -> Estimator:
+        """The estimator that takes E_q f."""
+        estimator = self.estimator or Automatic()
+        return estimator.choose(f, q) if isinstance(estimator, Automatic) else estimator
+
+    def is_sampled(self) -> bool:
+        """Whether a term of log_joint is sampled."""
+        return not all(isinstance(e, (Exact, Enumerated)) for _, e in self.structure())
+
     def lacks_key(self) -> bool:
-        """Whether Automatic() draws samples and there is no key."""
-        return self.key is None and any(isinstance(e, Reparameterized) for _, e in self.structure())
+        """Whether samples are drawn and there is no key."""
+        return self.key is None and self.is_sampled()
 
     def enumerable(self) -> bool:
-        """Whether support() lists the values of z."""
+        """Whether support() lists the values of z, and they are few."""
         if "enumerable" not in self.seen:
-            try:
-                self.seen["enumerable"] = self.traced(lambda q, _: q.support() is not None)
-            except (AttributeError, ValueError):
-                self.seen["enumerable"] = False
+            size = self.traced(lambda q, _: support_size(q))
+            self.seen["enumerable"] = size is not None and size <= MOST_VALUES
         return self.seen["enumerable"]
 
     def differ(self, a: Any, b: Any) -> list[int]:
@@ -133,7 +141,8 @@ def _log_joint(t: Trial) -> tuple[bool, str]:
 
 def _structure(t: Trial) -> tuple[bool, str]:
     found = enumerate(t.structure())
-    return True, "; ".join(f"term {i} is {KINDS[order]} in z, Automatic() takes {e}" for i, (order, e) in found)
+    takes = "Automatic() takes" if t.estimator is None else "the estimator is"
+    return True, "; ".join(f"term {i} is {KINDS[order]} in z, {takes} {e}" for i, (order, e) in found)
 
 
 def _dtype(t: Trial) -> tuple[bool, str]:
@@ -170,7 +179,7 @@ def _posterior(t: Trial) -> tuple[bool, str]:
         if bad := t.differ(total, jnp.ones_like(total)):
             return False, f"the probabilities of support() sum to {total[bad[0]]:.4g} for data {bad}, expected 1"
     if t.key is None:
-        return True, "sample: " + _NO_KEY
+        return True, "sample: " + NO_KEY
     count = len(jax.tree.leaves(t.ys)[0])
     keys = jax.random.split(t.key, (count, max(2, _DRAWS // count)))
 
@@ -194,9 +203,11 @@ def _posterior(t: Trial) -> tuple[bool, str]:
 
 def _objective(t: Trial) -> tuple[bool, str]:
     if t.lacks_key():
-        return True, _NO_KEY
-    d = decompose(t.model)(t.params, t.ys, t.key) if isinstance(t.model.encoder, ExactEncoder) else None
-    values = np.asarray(elbo(t.model)(t.params, t.ys, t.key) if d is None else d.elbo)
+        return True, NO_KEY
+    # what is sampled is not ln P(y) - KL, but for its expectation
+    closed = isinstance(t.model.encoder, ExactEncoder) and not t.is_sampled()
+    d = decompose(t.model, estimator=t.estimator)(t.params, t.ys, t.key) if closed else None
+    values = np.asarray(elbo(t.model, estimator=t.estimator)(t.params, t.ys, t.key) if d is None else d.elbo)
     if bad := _data(np.isnan(values)):
         return False, f"L is NaN for data {bad}, expected numbers"
     impossible = _data(np.isneginf(values))
@@ -204,14 +215,14 @@ def _objective(t: Trial) -> tuple[bool, str]:
     pairs = []
     if d is not None:
         pairs.append((values, d.evidence - d.kl, "ln P(y) - KL in closed form"))
-    if t.enumerable():
+    if t.enumerable() and not t.is_sampled():
         pairs.append((values, t.each(partial(_brute_force, t)), "ln P(y) - KL summed over support()"))
     for ours, theirs, name in pairs:
         if bad := t.differ(ours, np.where(np.isneginf(ours), ours, theirs)):
             seen = f"{ours[bad[0]]:.7g} but {name} = {theirs[bad[0]]:.7g}"
             return False, f"E_q ln P(z, y) + H(q) = {seen} for data {bad}, expected equality"
     tested = " and ".join(name for _, _, name in pairs)
-    return True, (f"E_q ln P(z, y) + H(q) = {tested}" if pairs else "finite; ln P(y) is not known here") + note
+    return True, (f"E_q ln P(z, y) + H(q) = {tested}" if pairs else "finite; not compared with ln P(y) here") + note
 
 
 def _brute_force(t: Trial, q: Any, y: Tree) -> jax.Array:
@@ -223,10 +234,10 @@ def _brute_force(t: Trial, q: Any, y: Tree) -> jax.Array:
 
 def _gradients(t: Trial) -> tuple[bool, str]:
     if t.lacks_key():
-        return True, _NO_KEY
+        return True, NO_KEY
 
     def total(params):
-        values = elbo(t.model)(params, t.ys, t.key)
+        values = elbo(t.model, estimator=t.estimator)(params, t.ys, t.key)
         return jnp.sum(jnp.where(jnp.isneginf(values), 0, values))
 
     gradients = jax.tree_util.tree_leaves_with_path(jax.jit(jax.grad(total, allow_int=True))(t.params))

@@ -121,7 +121,7 @@ class _Value(NamedTuple):
 _CONSTANT = _Value()
 
 
-def require_taps(log_joint: Callable[..., Any], theta: Tree, z: Tree, y: Tree) -> None:
+def require_taps(log_joint: Callable[..., Any], theta: Tree, z: Tree, y: Tree) -> bool:
     """Raises unless what log_joint takes from the families of theta is their log_prob, and lets EM climb.
 
     A field of a family may reach the value of log_joint only through the tapped value of that family's log_prob. To
@@ -135,20 +135,25 @@ def require_taps(log_joint: Callable[..., Any], theta: Tree, z: Tree, y: Tree) -
       log_joint: of a model.
       theta, z, y: where to trace it; only shapes and dtypes are read.
 
+    Returns:
+      Whether log_joint is affine in the tapped values.
+
     >>> from models.families import Poisson
     >>> theta = Poisson.create(jnp.array([2.0]))
     >>> require_taps(lambda theta, z, y: theta.log_prob(y), theta, None, jnp.ones(1))
+    True
     >>> require_taps(lambda theta, z, y: theta.log_prob(y) - theta.rate()[0], theta, None, jnp.ones(1))
     Traceback (most recent call last):
     elbo.posteriors.derive.StructureError: log_joint: reads theta outside of its log_prob, ...
     """
     if any(map(is_family, jax.tree.leaves(theta, is_leaf=is_family))):
         leaves, treedef = jax.tree.flatten(jax.eval_shape(lambda: (theta, z, y)))
-        _require_taps(log_joint, treedef, tuple(leaves))
+        return _require_taps(log_joint, treedef, tuple(leaves))
+    return True
 
 
 @remembered
-def _require_taps(log_joint: Callable[..., Any], treedef: Any, leaves: tuple) -> None:
+def _require_taps(log_joint: Callable[..., Any], treedef: Any, leaves: tuple) -> bool:
     theta, z, y = treedef.unflatten(leaves)
     paths = jax.tree_util.tree_leaves_with_path(theta, is_leaf=is_family)
     tree = jax.tree.structure(theta, is_leaf=is_family)
@@ -164,9 +169,11 @@ def _require_taps(log_joint: Callable[..., Any], treedef: Any, leaves: tuple) ->
     inputs += [_Value(inside=i, image=_Image(i, ())) for i in _indices(taps)]
     inputs += [_CONSTANT] * (len(jaxpr.invars) - len(inputs))
     names = ["theta" + jax.tree_util.keystr(path) for path, _ in paths]
-    for value in _walk(jaxpr, inputs):
+    values = _walk(jaxpr, inputs)
+    for value in values:
         if complaint := _complaint(value, names):
             raise StructureError(f"log_joint: {complaint}. {CURES}")
+    return all(value.curve in (_FREE, _LINEAR) for value in values)
 
 
 def _indices(taps: list) -> list[frozenset[int]]:
