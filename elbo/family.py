@@ -18,14 +18,34 @@ Method = TypeVar("Method", bound=Callable[..., jax.Array])
 class Family(Protocol):
     """A block of Θ whose M step is closed form; a pytree (frozen dataclass) with a field `tap`, None unless tapped.
 
-    Its `log_prob(x)` returns `tapped(contract, value, self.tap, residuals)`: ln p(x) + ⟨tap, T(x)⟩ to first order.
-    Statistics are additive pytrees. They are relative to the parameters of the family that measured them
-    (whitened residuals, say), and `log_likelihood` and `maximize` of that same family read them.
+    Required are `tap`, the methods below, and a density for log_joint to call, by custom
 
-    Where not all parameters are allowed, a method `project()` gives the nearest that are; gradient rules end with it,
-    and differentiate through it. A method `floored()`, bool of any shape, tells which scales stand at their floor.
+        @elbo.density
+        def log_prob(self, x): ...  # nats, shaped like the batch of components
 
-    A class attribute `fixed`, names of fields, tells which of them no gradient step may move (a floor, say).
+    which returns `tapped(contract, value, self.tap, *residuals)`: ln p(x) + ⟨tap, T(x)⟩ to first order. It may take
+    more arguments. Statistics are additive pytrees. They are relative to the parameters of the family that measured
+    them (whitened residuals, say), and `log_likelihood` and `maximize` of that same family read them.
+    `elbo.check_model` tests all of this.
+
+    Optional are these, and what needs one raises an error that says so where it is missing:
+
+    - `sample(key, ...)`: one draw per component, with the arguments that `log_prob` has after x (`mixture.sample`,
+      `hmm.sample`).
+    - `free_parameters() -> int`: how many free numbers the batch of components has (`criteria.free_parameters`).
+    - `statistics_of(reference)`: E T(x) of one datum x ~ reference, in this family's coordinates (`PseudoData`).
+    - `scale_statistics_of(reference)`: the same of its spread alone (`PseudoScale`).
+    - `rebase(statistics, old)`: what this family would have measured where `old` measured the statistics, and
+      `expected(statistics)`: what as many data drawn from this family would give (`optim.damp`).
+
+    Where these are missing, nothing is done in their place:
+
+    - `batch_shape`, a property: the shape of the batch of components, that `check_model` and others compare.
+    - `supports(x)`: whether x can be a datum, a bool; mixtures and HMMs leave out data that cannot.
+    - `project()`: where not all parameters are allowed, the nearest that are; gradient rules end with it, and
+      differentiate through it.
+    - `floored()`: bool of any shape, which scales stand at their floor; `info.floored` counts them.
+    - `fixed`, a class attribute: names of fields that no step may move (a floor, say). A log_joint may read them.
     """
 
     tap: Any

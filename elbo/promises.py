@@ -12,6 +12,7 @@ import numpy as np
 from .estimators import MOST_VALUES, Automatic, Enumerated, Estimator, Exact, expect_with_entropy, support_size
 from .exact import ExactEncoder, terms
 from .model import Model, Params
+from .numerics import IMPOSSIBLE
 from .objective import decompose, elbo
 from .polynomial import KINDS, degree
 
@@ -175,8 +176,14 @@ def _finite(t: Trial) -> tuple[bool, str]:
 
 def _posterior(t: Trial) -> tuple[bool, str]:
     if t.enumerable():
-        total = t.each(lambda q, _: jnp.sum(jnp.exp(jax.vmap(q.log_prob)(q.support()))))
-        if bad := t.differ(total, jnp.ones_like(total)):
+
+        def probability(q, y):
+            # of an impossible datum there is no posterior
+            possible = jnp.max(jax.vmap(lambda z: reduce(add, t.terms(z, y)))(q.support())) > IMPOSSIBLE
+            return jnp.sum(jnp.exp(jax.vmap(q.log_prob)(q.support()))), possible
+
+        total, possible = t.each(probability)
+        if bad := t.differ(total, jnp.where(possible, 1, total)):
             return False, f"the probabilities of support() sum to {total[bad[0]]:.4g} for data {bad}, expected 1"
     if t.key is None:
         return True, "sample: " + NO_KEY

@@ -10,7 +10,7 @@ import elbo
 
 from .criteria import free_parameters, one_of_each
 from .families import Categorical, MultivariateNormal
-from .families.data import data_log_prob
+from .families.data import data_log_prob, require
 from .families.estimate import estimate
 from .families.multivariate_normal import Covariance
 from .kmeans import kmeans
@@ -124,6 +124,7 @@ def gaussian(ys: jax.Array, components: int, covariance_type: Covariance = "full
 
 def sample(key: jax.Array, theta: Theta, count: int) -> tuple[jax.Array, Any]:
     """Draws from the model: components int [count], data [count, ...]."""
+    require(theta.components, "sample", "mixture.sample", "sample(key), one draw per component")
 
     def draw(key):
         which, what = jax.random.split(key)

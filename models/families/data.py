@@ -1,4 +1,4 @@
-"""Families seen by a model that knows which of their arguments are data."""
+"""Families seen by what uses them: which of their arguments are data, and what methods they have."""
 
 from typing import Any
 
@@ -33,3 +33,18 @@ def usable(family: Any, *data: Tree) -> jax.Array:
 
 def _real(a: jax.Array) -> bool:
     return jnp.issubdtype(a.dtype, jnp.inexact)
+
+
+def require(family: Any, method: str, user: str, meaning: str) -> None:
+    """Raises unless the family has a method that not all families have.
+
+    Args:
+      family: to look at.
+      method: its name.
+      user: who calls it.
+      meaning: its signature and what it returns.
+    """
+    if not callable(getattr(family, method, None)):
+        raise TypeError(
+            f"{user}: the family {type(family).__name__} has no method `{method}`. Add it: {meaning} (see elbo.Family)"
+        )

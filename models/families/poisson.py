@@ -130,7 +130,7 @@ class Poisson:
 
     def expected(self, statistics: Statistics) -> Statistics:
         """The statistics expected of as many data drawn from this family."""
-        return Statistics(statistics.count, statistics.count[..., None] * self.rate())
+        return Statistics(statistics.exposure, statistics.exposure * self.rate())
 
     def rebase(self, statistics: Statistics, old: "Poisson") -> Statistics:
         """What this family would have measured where `old` measured the statistics: the same."""

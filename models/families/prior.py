@@ -5,6 +5,8 @@ from typing import Any
 
 import jax
 
+from .data import require
+
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
@@ -30,6 +32,7 @@ class PseudoData:
 
     def statistics(self, family: Any) -> Any:
         """The imaginary data's statistics, in the family's coordinates."""
+        require(family, "statistics_of", "prior: PseudoData", "statistics_of(reference), E T(x) of one x ~ reference")
         return jax.tree.map(lambda t: self.count * t, family.statistics_of(self.reference))
 
     def log_prob(self, family: Any) -> jax.Array:
