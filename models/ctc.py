@@ -1,6 +1,7 @@
 """Connectionist temporal classification: labels without their times, from a network that sees the frames."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -17,7 +18,28 @@ Apply = Callable[[Tree, elbo.Padded], jax.Array]
 __all__ = ["ctc_loss", "model", "usable"]
 
 
-@elbo.remembered
+@dataclass(frozen=True)
+class Joint:
+    """The log_joint of `model`; equal where its fields are, so that equal models share one compiled program."""
+
+    apply: Apply
+    blank: int
+    stride: int
+
+    def __call__(self, theta: Tree, z: jax.Array, y: elbo.Labelled) -> jax.Array:
+        """ln P(z, labels | inputs) of one datum, nats."""
+        inputs, labels = elbo.padded(y.inputs).clean(), elbo.padded(y.labels)
+        logits = self.apply(theta, inputs)
+        _check(logits, -(-inputs.frames // self.stride), self.blank)
+        log_p = jax.nn.log_softmax(jnp.maximum(logits, elbo.LOG_ZERO))
+        counts = (jnp.arange(len(logits)) < -(-inputs.length // self.stride))[:, None]
+        log_p = jnp.where(counts, log_p, 0)
+        product = partial(jnp.vdot, precision=elbo.PRECISION)
+        return product(jnp.sum(z[:, ::2], 1), log_p[:, self.blank]) + product(
+            z[:, 1::2], pick(log_p, labels.clean().values, self.blank)
+        )
+
+
 def model(apply: Apply, *, blank: int = 0, stride: int = 1) -> elbo.Model:
     """ln P_Θ(z, labels | inputs) = Σ_t ln softmax(logits_t)[symbol of z_t], with its exact posterior (an `Alignment`).
 
@@ -38,20 +60,8 @@ def model(apply: Apply, *, blank: int = 0, stride: int = 1) -> elbo.Model:
     >>> jnp.exp(elbo.evidence(ctc)(elbo.Params(jnp.ones(()), None), y)).tolist()  # 6 of 8 strings
     [0.75]
     """
-
-    def log_joint(theta: Tree, z: jax.Array, y: elbo.Labelled) -> jax.Array:
-        inputs, labels = elbo.padded(y.inputs).clean(), elbo.padded(y.labels)
-        logits = apply(theta, inputs)
-        _check(logits, -(-inputs.frames // stride), blank)
-        log_p = jax.nn.log_softmax(jnp.maximum(logits, elbo.LOG_ZERO))
-        counts = (jnp.arange(len(logits)) < -(-inputs.length // stride))[:, None]
-        log_p = jnp.where(counts, log_p, 0)
-        product = partial(jnp.vdot, precision=elbo.PRECISION)
-        return product(jnp.sum(z[:, ::2], 1), log_p[:, blank]) + product(
-            z[:, 1::2], pick(log_p, labels.clean().values, blank)
-        )
-
-    return elbo.Model(log_joint, elbo.exact(log_joint, elbo.alignment(stride)), usable)
+    joint = Joint(apply, blank, stride)
+    return elbo.Model(joint, elbo.exact(joint, elbo.alignment(stride)), usable)
 
 
 def usable(y: elbo.Labelled) -> jax.Array:

@@ -16,7 +16,8 @@ class Beams(NamedTuple):
     Attributes:
       labels: int [W, M], −1 in the padding.
       lengths: int [W].
-      log_probs: ln P(labels | logits) over the alignments that the search kept, [W], nats; it is a lower bound.
+      log_probs: ln P(labels | logits) over the alignments that the search kept, [W], nats; it is a lower bound. Where
+        there are fewer label sequences than beams it is −∞, with no labels.
     """
 
     labels: jax.Array
@@ -111,8 +112,9 @@ def beam_search(
     )
     (labels, lengths, in_blank, in_label), _ = jax.lax.scan(step, start, (log_p, counts))
     log_probs, order = jax.lax.top_k(jnp.logaddexp(in_blank, in_label), beams)
-    log_probs = jnp.where(log_probs <= elbo.IMPOSSIBLE, -jnp.inf, log_probs)
-    return Beams(labels[order], lengths[order], log_probs)
+    none = log_probs <= elbo.IMPOSSIBLE
+    labels, lengths = jnp.where(none[:, None], -1, labels[order]), jnp.where(none, 0, lengths[order])
+    return Beams(labels, lengths, jnp.where(none, -jnp.inf, log_probs))
 
 
 class Ends(NamedTuple):

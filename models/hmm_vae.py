@@ -118,7 +118,27 @@ class Encoder:
         return psi._replace(chain=theta.chain)
 
 
-@elbo.remembered
+@dataclass(frozen=True)
+class Joint:
+    """The log_joint of `model`; equal where its fields are, so that equal models share one compiled program.
+
+    Attributes:
+      chain: the HMM of x.
+      frame: the VAE of one frame.
+    """
+
+    chain: elbo.Model
+    frame: elbo.Model
+
+    def __call__(self, theta: Theta, z: tuple[jax.Array, elbo.Path], y: Tree) -> tuple[jax.Array, jax.Array]:
+        """ln P(s, x) and Σ_t ln p(y_t | x_t) of one sequence, nats."""
+        x, path = z
+        sequence = elbo.padded(y).clean()
+        _, seen = jax.vmap(self.frame.log_joint, (None, 0, 0))(theta.decoder, x, sequence.values)
+        fit = jnp.sum(jnp.where(sequence.mask(), seen, 0))
+        return self.chain.log_joint(theta.chain, path, elbo.Padded(x, sequence.length)), fit
+
+
 def model(
     networks: vae.Networks, states: int, likelihood: vae.Likelihood = "bernoulli", *, context: int = 0
 ) -> elbo.Model:
@@ -139,16 +159,8 @@ def model(
     """
     if context < 0:
         raise ValueError(f"context: got {context}, expected a number of frames >= 0")
-    chain, frame = hmm.model(states), vae.model(networks, likelihood)
-
-    def log_joint(theta: Theta, z: tuple[jax.Array, elbo.Path], y: Tree) -> tuple[jax.Array, jax.Array]:
-        x, path = z
-        sequence = elbo.padded(y).clean()
-        _, seen = jax.vmap(frame.log_joint, (None, 0, 0))(theta.decoder, x, sequence.values)
-        fit = jnp.sum(jnp.where(sequence.mask(), seen, 0))
-        return chain.log_joint(theta.chain, path, elbo.Padded(x, sequence.length)), fit
-
-    return elbo.Model(log_joint, Encoder(networks.encode, context, chain.encoder), usable)
+    joint = Joint(hmm.model(states), vae.model(networks, likelihood))
+    return elbo.Model(joint, Encoder(networks.encode, context, joint.chain.encoder), usable)
 
 
 def usable(y: Tree) -> jax.Array:

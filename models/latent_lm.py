@@ -1,6 +1,7 @@
 """Language models with a chain of discrete latent states, exact, amortised or sampled; no Gaussian anywhere."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import jax
@@ -92,8 +93,8 @@ def neural_hmm(networks: Networks, size: Size) -> elbo.Model:
     >>> elbo.evidence(neural_hmm(networks, size))(elbo.Params(theta, theta), jnp.array([[0, 2]])).tolist()  # −2 ln 3
     [-2.1972]
     """
-    log_joint = _affine(networks, size)
-    return elbo.Model(log_joint, elbo.exact(log_joint, elbo.chain(size.states)), _usable(size))
+    joint = AffineJoint(networks, size)
+    return elbo.Model(joint, elbo.exact(joint, elbo.chain(size.states)), Usable(size))
 
 
 def amortised(networks: Networks, size: Size) -> elbo.Model:
@@ -101,7 +102,7 @@ def amortised(networks: Networks, size: Size) -> elbo.Model:
 
     The bound is exact, through the marginals of q: nothing is sampled, and no key is needed. `vae_step` is the rule.
     """
-    return elbo.Model(_affine(networks, size), _encoder(networks, size), _usable(size))
+    return elbo.Model(AffineJoint(networks, size), Encoder(networks, size), Usable(size))
 
 
 def recurrent(networks: Networks, size: Size) -> elbo.Model:
@@ -111,18 +112,7 @@ def recurrent(networks: Networks, size: Size) -> elbo.Model:
     `vae_step(model, optimizer, estimator=elbo.Automatic(elbo.ScoreFunction(4)))`, which is unbiased and keeps ln P(z)
     exact, or `Relaxed` in place of `ScoreFunction`.
     """
-
-    def log_joint(theta: Theta, z: elbo.Path, y: Tree) -> tuple[jax.Array, jax.Array]:
-        text, known = _clean(y, size)
-        previous = _past(text.values, 1, size)[:, 0]
-
-        def step(h, x):
-            return networks.step(theta.network, h, *x)
-
-        _, logits = jax.lax.scan(step, networks.start(theta.network), (z.states, previous))
-        return _log_prior(theta, z), jnp.sum(_scores(logits, text, known))
-
-    return elbo.Model(log_joint, _encoder(networks, size), _usable(size))
+    return elbo.Model(RecurrentJoint(networks, size), Encoder(networks, size), Usable(size))
 
 
 def init(
@@ -168,7 +158,7 @@ def init_recurrent(
     step, network = functional(module)
     theta = Theta(*_chain(chain_key, size.states), network)
     read, psi = _reader(reader_key, size, theta, embedding, reader)
-    return Networks(start=lambda params: params["start"], step=step, read=read), elbo.Params(theta, psi)
+    return Networks(start=_start, step=step, read=read), elbo.Params(theta, psi)
 
 
 def bits_per_symbol(values: jax.Array, ys: Tree) -> jax.Array:
@@ -202,13 +192,68 @@ def sample(key: jax.Array, networks: Networks, theta: Theta, size: Size, frames:
     return jax.lax.scan(advance, (h, theta.initial.logits, past), jax.random.split(key, frames))[1]
 
 
-def _affine(networks: Networks, size: Size) -> Callable[..., tuple[jax.Array, jax.Array]]:
-    def log_joint(theta: Theta, z: elbo.Path, y: Tree) -> tuple[jax.Array, jax.Array]:
-        text, known = _clean(y, size)
-        logits = jax.vmap(networks.emit, (None, 0))(theta.network, _past(text.values, size.past, size))
+@dataclass(frozen=True)
+class AffineJoint:
+    """The log_joint of `neural_hmm`; like the classes below equal where its fields are, so that models are values."""
+
+    networks: Networks
+    size: Size
+
+    def __call__(self, theta: Theta, z: elbo.Path, y: Tree) -> tuple[jax.Array, jax.Array]:
+        """ln P(z) and ln P(y | z) of one text, nats."""
+        text, known = _clean(y, self.size)
+        past = _past(text.values, self.size.past, self.size)
+        logits = jax.vmap(self.networks.emit, (None, 0))(theta.network, past)
         return _log_prior(theta, z), jnp.vdot(z.states, _scores(logits, text, known), precision=elbo.PRECISION)
 
-    return log_joint
+
+@dataclass(frozen=True)
+class RecurrentJoint:
+    """The log_joint of `recurrent`."""
+
+    networks: Networks
+    size: Size
+
+    def __call__(self, theta: Theta, z: elbo.Path, y: Tree) -> tuple[jax.Array, jax.Array]:
+        """ln P(z) and ln P(y | z) of one text, nats."""
+        text, known = _clean(y, self.size)
+        previous = _past(text.values, 1, self.size)[:, 0]
+
+        def step(h, x):
+            return self.networks.step(theta.network, h, *x)
+
+        _, logits = jax.lax.scan(step, self.networks.start(theta.network), (z.states, previous))
+        return _log_prior(theta, z), jnp.sum(_scores(logits, text, known))
+
+
+@dataclass(frozen=True)
+class Encoder:
+    """q(z | y) ∝ exp ⟨read(y), z⟩."""
+
+    networks: Networks
+    size: Size
+
+    def __call__(self, psi: Psi, y: Tree) -> elbo.Chain:
+        """The posterior of one text."""
+        text, _ = _clean(y, self.size)
+        states = self.networks.read(psi.network, text.values, text.mask())
+        return elbo.Chain(psi.initial, psi.transition, states, text.length)
+
+
+@dataclass(frozen=True)
+class Usable:
+    """Whether a text can be used: its length is in 1..T, and all its symbols are some."""
+
+    size: Size
+
+    def __call__(self, y: Tree) -> jax.Array:
+        """A bool scalar."""
+        text, known = _clean(y, self.size)
+        return text.is_sound() & jnp.all(known)
+
+
+def _start(params: Tree) -> jax.Array:
+    return params["start"]
 
 
 def _log_prior(theta: Theta, z: elbo.Path) -> jax.Array:
@@ -240,23 +285,6 @@ def _past(symbols: jax.Array, count: int, size: Size) -> jax.Array:
     """The `count` symbols before each one, [T, count], the nearest last."""
     before = jnp.concatenate([jnp.full(count, size.symbols, symbols.dtype), symbols])
     return before[jnp.arange(symbols.size)[:, None] + jnp.arange(count)]
-
-
-def _encoder(networks: Networks, size: Size) -> Callable[[Psi, Tree], elbo.Chain]:
-    def encoder(psi: Psi, y: Tree) -> elbo.Chain:
-        text, _ = _clean(y, size)
-        states = networks.read(psi.network, text.values, text.mask())
-        return elbo.Chain(psi.initial, psi.transition, states, text.length)
-
-    return encoder
-
-
-def _usable(size: Size) -> Callable[[Tree], jax.Array]:
-    def usable(y: Tree) -> jax.Array:
-        text, known = _clean(y, size)
-        return text.is_sound() & jnp.all(known)
-
-    return usable
 
 
 def _chain(key: jax.Array, states: int) -> tuple[Categorical, Categorical]:

@@ -74,7 +74,21 @@ class Parsed(NamedTuple):
     score: jax.Array
 
 
-@elbo.remembered
+@dataclass(frozen=True)
+class Joint:
+    """The log_joint of `model`; equal where its field is, so that equal models share one compiled program."""
+
+    families: Callable[[Tree], Theta] | None
+
+    def __call__(self, theta: Tree, z: elbo.Parse, y: Tree) -> jax.Array:
+        """ln P(z, y) of one sentence, nats."""
+        theta = theta if self.families is None else self.families(theta)
+        counts = z.rules.reshape(len(z.rules), -1)
+        used = jax.vmap(lambda row, n: row.log_prob(n))(theta.rules, counts)
+        seen = jnp.vdot(z.tags, emissions(theta, y), precision=elbo.PRECISION)
+        return theta.root.log_prob(z.root) + jnp.sum(used) + seen
+
+
 def model(
     nonterminals: int, preterminals: int, *, single: bool = False, families: Callable[[Tree], Theta] | None = None
 ) -> elbo.Model:
@@ -94,23 +108,28 @@ def model(
     >>> elbo.evidence(model(1, 1))(elbo.Params(theta, theta), jnp.array([[0, 2, 1]])).tolist()  # 2 · 4⁻² · 3⁻³
     [-5.3753]
     """
-
-    def log_joint(theta: Tree, z: elbo.Parse, y: Tree) -> jax.Array:
-        theta = theta if families is None else families(theta)
-        counts = z.rules.reshape(len(z.rules), -1)
-        used = jax.vmap(lambda row, n: row.log_prob(n))(theta.rules, counts)
-        seen = jnp.vdot(z.tags, emissions(theta, y), precision=elbo.PRECISION)
-        return theta.root.log_prob(z.root) + jnp.sum(used) + seen
-
+    joint = Joint(families)
     structure = elbo.tree(nonterminals, preterminals, single=single)
-    return elbo.Model(log_joint, elbo.exact(log_joint, structure), usable)
+    return elbo.Model(joint, elbo.exact(joint, structure), usable)
 
 
 def emissions(theta: Theta, y: Tree) -> jax.Array:
     """ln P(word | preterminal) of each word of one sentence, [T, P], nats; 0 in the padding."""
-    words, length = elbo.padded(y)
+    words, length = _words(y)
     within = jnp.arange(len(words)) < length
     return jnp.where(within[:, None], jax.vmap(theta.emission.log_prob)(jnp.where(within, words, 0)), 0)
+
+
+def _words(y: Tree) -> elbo.Padded:
+    """One sentence, its words as wide integers: comparisons with a size would wrap in narrow ones."""
+    sentence = elbo.padded(y)
+    words = sentence.values
+    if jnp.ndim(words) != 1 or not jnp.issubdtype(jnp.result_type(words), jnp.integer):
+        raise ValueError(
+            f"y: got {jnp.result_type(words)}{list(jnp.shape(words))}, expected one sentence, integers [T]. A batch is "
+            "[N, T]; sentences of different lengths are padded to T words, elbo.Padded(array, lengths)"
+        )
+    return sentence._replace(values=words.astype(jnp.promote_types(words.dtype, jnp.int32)))
 
 
 def usable(y: Tree) -> jax.Array:
@@ -206,7 +225,7 @@ def parse(model: elbo.Model, theta: Tree, ys: Tree) -> Parsed:
         if rules is not None:
             q = replace(q, rules=q.rules + rules.reshape(q.rules.shape))
         if emission is not None:
-            words = elbo.padded(y).clean().values
+            words = _words(y).clean().values
             known = (words >= 0) & (words < emission.shape[1])
             q = replace(q, tags=q.tags + jnp.where(known[:, None], emission.T[jnp.where(known, words, 0)], 0))
         return q.best()

@@ -1,6 +1,7 @@
 """Variational autoencoders: a standard normal prior, a network from z to y, and a network from y to z."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -35,7 +36,36 @@ class Networks(NamedTuple):
     encode: Apply
 
 
-@elbo.remembered
+@dataclass(frozen=True)
+class Joint:
+    """The log_joint of `model`; equal where its fields are, so that equal models share one compiled program."""
+
+    networks: Networks
+    likelihood: Likelihood
+
+    def __call__(self, theta: Tree, z: jax.Array, y: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """ln N(z; 0, I) and ln P(y | decode(z)) of one datum, nats."""
+        prior = elbo.Normal(jnp.zeros_like(z), jnp.zeros_like(z)).log_prob(z)
+        if self.likelihood == "bernoulli":
+            logits = self.networks.decode(theta, z)
+            # softplus, not the logarithm of a probability: finite for any logit
+            fit = jnp.sum(y * logits - elbo.softplus(logits))
+            return prior, elbo.on_support(fit, jnp.all((y >= 0) & (y <= 1)))
+        mean = self.networks.decode(theta.network, z)
+        return prior, elbo.Normal(mean, jnp.broadcast_to(theta.log_scale, mean.shape)).log_prob(y)
+
+
+@dataclass(frozen=True)
+class Encoder:
+    """q(z | y) = N(encode(y)), with a diagonal covariance."""
+
+    encode: Apply
+
+    def __call__(self, psi: Tree, y: jax.Array) -> elbo.Normal:
+        """The posterior of one datum."""
+        return elbo.Normal(*jnp.split(self.encode(psi, y), 2))
+
+
 def model(networks: Networks, likelihood: Likelihood = "bernoulli") -> elbo.Model:
     """The VAE of Kingma & Welling (2014): ln P(z, y) = ln N(z; 0, I) + ln P(y | decode(z)), q = N(encode(y)).
 
@@ -49,21 +79,7 @@ def model(networks: Networks, likelihood: Likelihood = "bernoulli") -> elbo.Mode
     """
     if likelihood not in ("bernoulli", "gaussian"):
         raise ValueError(f"likelihood: got {likelihood!r}, expected 'bernoulli' or 'gaussian'")
-
-    def log_joint(theta, z, y):
-        prior = elbo.Normal(jnp.zeros_like(z), jnp.zeros_like(z)).log_prob(z)
-        if likelihood == "bernoulli":
-            logits = networks.decode(theta, z)
-            # softplus, not the logarithm of a probability: finite for any logit
-            fit = jnp.sum(y * logits - elbo.softplus(logits))
-            return prior, elbo.on_support(fit, jnp.all((y >= 0) & (y <= 1)))
-        mean = networks.decode(theta.network, z)
-        return prior, elbo.Normal(mean, jnp.broadcast_to(theta.log_scale, mean.shape)).log_prob(y)
-
-    def encoder(psi, y):
-        return elbo.Normal(*jnp.split(networks.encode(psi, y), 2))
-
-    return elbo.Model(log_joint, encoder)
+    return elbo.Model(Joint(networks, likelihood), Encoder(networks.encode))
 
 
 def init(

@@ -1,6 +1,5 @@
 """HMMs: EM against hmmlearn and against a loop in NumPy, missing frames, priors, inputs, mixtures, padding."""
 
-import pickle
 from functools import cache
 
 import hmmlearn.hmm
@@ -456,19 +455,13 @@ def test_lengths_do_not_recompile(key):
     assert len(traces) == first
 
 
-def test_models_are_values(x64):
-    """Made anew they are equal, so that a loop compiles once; and they go through pickle."""
-    _, params, ys = problem("diagonal")
-    again = pickle.loads(pickle.dumps(hmm.model(3)))
-    assert again == MODEL == hmm.model(3) and hash(again) == hash(MODEL) and hmm.model(2) != MODEL
-    assert elbo.evidence(again) is elbo.evidence(hmm.model(3))
-    assert elbo.evidence(again)(params, ys).shape == (4,)
-
-
 @pytest.mark.parametrize(
     ("ask", "message"),
     [
-        (lambda model, theta, ys: hmm_inference.decode(model, theta, ys[0, :, 0]), r"y: got float64\[\] .* ys\[None\]"),
+        (
+            lambda model, theta, ys: hmm_inference.decode(model, theta, ys[0, :, 0]),
+            r"y: got .* one sequence.* ys\[None\]",
+        ),
         (lambda model, theta, ys: hmm_inference.smooth(model, theta, list(ys)), r"y: got a list .* elbo.Padded"),
         (lambda model, theta, ys: elbo.evidence(model)(elbo.Params(theta, theta), list(ys)), "y: got a list"),
         (
