@@ -121,7 +121,9 @@ class _Value(NamedTuple):
 _CONSTANT = _Value()
 
 
-def require_taps(log_joint: Callable[..., Any], theta: Tree, z: Tree, y: Tree) -> bool:
+def require_taps(
+    log_joint: Callable[..., Any], theta: Tree, z: Tree, y: Tree, tapped: tuple[bool, ...] | None = None
+) -> bool:
     """Raises unless what log_joint takes from the families of theta is their log_prob, and lets EM climb.
 
     A field of a family may reach the value of log_joint only through the tapped value of that family's log_prob. To
@@ -134,6 +136,8 @@ def require_taps(log_joint: Callable[..., Any], theta: Tree, z: Tree, y: Tree) -
     Args:
       log_joint: of a model.
       theta, z, y: where to trace it; only shapes and dtypes are read.
+      tapped: which leaves of theta, a family being one, are families that the M step moves; all families by default.
+        The others are constants to it, and may be read in any way.
 
     Returns:
       Whether log_joint is affine in the tapped values.
@@ -148,24 +152,25 @@ def require_taps(log_joint: Callable[..., Any], theta: Tree, z: Tree, y: Tree) -
     """
     if any(map(is_family, jax.tree.leaves(theta, is_leaf=is_family))):
         leaves, treedef = jax.tree.flatten(jax.eval_shape(lambda: (theta, z, y)))
-        return _require_taps(log_joint, treedef, tuple(leaves))
+        return _require_taps(log_joint, treedef, tuple(leaves), tapped)
     return True
 
 
 @remembered
-def _require_taps(log_joint: Callable[..., Any], treedef: Any, leaves: tuple) -> bool:
+def _require_taps(log_joint: Callable[..., Any], treedef: Any, leaves: tuple, tapped: tuple[bool, ...] | None) -> bool:
     theta, z, y = treedef.unflatten(leaves)
     paths = jax.tree_util.tree_leaves_with_path(theta, is_leaf=is_family)
     tree = jax.tree.structure(theta, is_leaf=is_family)
     nodes = [with_tap(leaf, None) if is_family(leaf) else leaf for _, leaf in paths]
-    taps = [jax.eval_shape(leaf.zero_statistics) if is_family(leaf) else None for leaf in nodes]
+    moves = tapped or tuple(map(is_family, nodes))
+    taps = [jax.eval_shape(leaf.zero_statistics) if m else None for leaf, m in zip(nodes, moves, strict=True)]
 
     def tapped_terms(nodes, taps, z, y):
         probed = [n if t is None else with_tap(n, Probe(t)) for n, t in zip(nodes, taps, strict=True)]
         return terms(log_joint, jax.tree.unflatten(tree, probed), z, y)
 
     jaxpr = jax.make_jaxpr(tapped_terms)(nodes, taps, z, y).jaxpr
-    inputs = [value for i, node in enumerate(nodes) for value in _fields(i, node)]
+    inputs = [value for i, node in enumerate(nodes) for value in _fields(i, node, moves[i])]
     inputs += [_Value(inside=i, image=_Image(i, ())) for i in _indices(taps)]
     inputs += [_CONSTANT] * (len(jaxpr.invars) - len(inputs))
     names = ["theta" + jax.tree_util.keystr(path) for path, _ in paths]
@@ -180,9 +185,9 @@ def _indices(taps: list) -> list[frozenset[int]]:
     return [frozenset([i]) for i, tap in enumerate(taps) for _ in jax.tree.leaves(tap)]
 
 
-def _fields(i: int, node: Any) -> list[_Value]:
-    """The leaves of a node of theta, of which those of a family that are not fixed must not be read."""
-    if not is_family(node):
+def _fields(i: int, node: Any, moves: bool) -> list[_Value]:
+    """The leaves of a node of theta, of which those of a family that moves must not be read, unless they are fixed."""
+    if not moves:
         return [_CONSTANT] * len(jax.tree.leaves(node))
     me, fixed = frozenset([i]), getattr(type(node), "fixed", ())
     names = [getattr(path[0], "name", None) for path, _ in jax.tree_util.tree_leaves_with_path(node)]

@@ -270,8 +270,7 @@ def stationary(transition: Categorical) -> jax.Array:
 
 def _frames(y: Tree) -> tuple[Frames, jax.Array]:
     values = y.values if isinstance(y, elbo.Padded) else y
-    frames = values if isinstance(values, Frames) else Frames(values)
-    seen = frames.values
+    seen = values.values if isinstance(values, Frames) else values
     if not hasattr(seen, "ndim") or seen.ndim == 0:
         got = f"{jnp.result_type(seen)}[]" if hasattr(seen, "ndim") else _name(seen)
         raise ValueError(
@@ -279,9 +278,8 @@ def _frames(y: Tree) -> tuple[Frames, jax.Array]:
             "batch of sequences is one array [N, T, ...] (one sequence: ys[None]); those of different lengths are "
             "padded to T frames, elbo.Padded(array, lengths)"
         )
-    if jnp.issubdtype(seen.dtype, jnp.integer):
-        frames = frames._replace(values=seen.astype(jnp.promote_types(seen.dtype, jnp.int32)))
-    return frames, elbo.padded(y).length
+    values, length = elbo.padded(y)
+    return values if isinstance(values, Frames) else Frames(values), length
 
 
 def _with_stand_ins(present: jax.Array, tree: Tree) -> Tree:

@@ -121,7 +121,7 @@ def emissions(theta: Theta, y: Tree) -> jax.Array:
 
 
 def _words(y: Tree) -> elbo.Padded:
-    """One sentence, its words as wide integers: comparisons with a size would wrap in narrow ones."""
+    """One sentence; raises unless it is one of integers."""
     sentence = elbo.padded(y)
     words = sentence.values
     if jnp.ndim(words) != 1 or not jnp.issubdtype(jnp.result_type(words), jnp.integer):
@@ -129,7 +129,7 @@ def _words(y: Tree) -> elbo.Padded:
             f"y: got {jnp.result_type(words)}{list(jnp.shape(words))}, expected one sentence, integers [T]. A batch is "
             "[N, T]; sentences of different lengths are padded to T words, elbo.Padded(array, lengths)"
         )
-    return sentence._replace(values=words.astype(jnp.promote_types(words.dtype, jnp.int32)))
+    return sentence
 
 
 def usable(y: Tree) -> jax.Array:

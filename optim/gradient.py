@@ -163,7 +163,10 @@ def _inward(gradient: Tree, moving: Tree) -> tuple[Tree, Callable[[Tree], Tree]]
         return x - 1e-5 * jnp.max(jnp.abs(x), initial=0) * g / jnp.where(largest > 0, largest, 1)
 
     def bounded(node):
-        return is_family(node) and hasattr(node, "project")
+        # of a family that does not move, or of which a part does, the rest is None here
+        if not is_family(node) or not hasattr(node, "project"):
+            return False
+        return all(getattr(node, f.name) is not None for f in dataclasses.fields(node) if f.name != "tap")
 
     def slope(node, g):
         if not bounded(node):

@@ -14,7 +14,7 @@ def add_prior(theta: Tree, families: Tree, prior: Tree) -> Tree:
     """The families' statistics with those of the priors' imaginary data added."""
     leaves, treedef = flatten(theta)
     new = [
-        s if p is None else jax.tree.map(jnp.add, s, p.statistics(leaf))
+        s if p is None or s is None else jax.tree.map(jnp.add, s, p.statistics(leaf))
         for leaf, s, p in zip(leaves, treedef.flatten_up_to(families), match_prior(theta, prior), strict=True)
     ]
     return treedef.unflatten(new)

@@ -24,7 +24,8 @@ class Statistics(NamedTuple):
     """Additive summary of a batch: all that an M step, and a report, need of it. Sums of these are those of the union.
 
     Attributes:
-      families: Θ with each family replaced by Σ_y w E_q[T], in that family's own coordinates; None for other leaves.
+      families: Θ with each family replaced by Σ_y w E_q[T], in that family's own coordinates; None for other leaves,
+        and for families whose statistics were not wanted.
       elbo: Σ w L(Ψ, Θ, y) over the feasible data, nats.
       weight: Σ w over the feasible data.
       dropped: number of data of non-zero weight that are not feasible; int.
@@ -45,6 +46,7 @@ def expected_statistics(
     key: jax.Array | None = None,
     estimator: Estimator | None = None,
     chunk_size: ChunkSize = None,
+    moving: Tree = None,
 ) -> Statistics:
     """Σ_y w_y E_q[T(z, y)] for every family of Θ, with q = P_Ψ(z|y): the gradient of E_q ln P_Θ in the families' taps.
 
@@ -57,6 +59,8 @@ def expected_statistics(
       estimator: how to take the expectation; `Automatic` by default.
       chunk_size: data looked at in one go, all by default; "auto" for as many as the fast memory holds. The memory
         needed is that of one chunk; N need not be a multiple.
+      moving: theta with None in place of families whose statistics are not wanted (their statistics are None); those
+        may be read in any way, see `require_taps`. All are wanted by default.
 
     Returns:
       `Statistics`, whose sums over parts of the data equal those of the whole.
@@ -74,7 +78,12 @@ def expected_statistics(
     """
     size = batch_length(ys)
     weights = check_weights(weights, size, params)
-    return sum_over_chunks(partial(_summarize, model, estimator), params, ys, weights, split(key, size), chunk_size)
+    leaves, treedef = flatten(params.theta)
+    asked = leaves if moving is None else treedef.flatten_up_to(moving)
+    tapped = tuple(is_family(leaf) and a is not None for leaf, a in zip(leaves, asked, strict=True))
+    return sum_over_chunks(
+        partial(_summarize, model, estimator, tapped), params, ys, weights, split(key, size), chunk_size
+    )
 
 
 def maximize(theta: Tree, statistics: Statistics, *, prior: Tree = None) -> Tree:
@@ -88,7 +97,7 @@ def maximize(theta: Tree, statistics: Statistics, *, prior: Tree = None) -> Tree
     """
     leaves, treedef = flatten(theta)
     families = treedef.flatten_up_to(add_prior(theta, statistics.families, prior))
-    new = [leaf.maximize(s) if is_family(leaf) else leaf for leaf, s in zip(leaves, families, strict=True)]
+    new = [leaf if s is None else leaf.maximize(s) for leaf, s in zip(leaves, families, strict=True)]
     return treedef.unflatten(new)
 
 
@@ -97,7 +106,7 @@ def count_empty(theta: Tree, families: Tree) -> jax.Array:
     leaves, treedef = flatten(theta)
     pairs = zip(leaves, treedef.flatten_up_to(families), strict=True)
     return sum(
-        (jnp.sum(leaf.empty(s), dtype=jnp.int32) for leaf, s in pairs if is_family(leaf)), jnp.zeros((), jnp.int32)
+        (jnp.sum(leaf.empty(s), dtype=jnp.int32) for leaf, s in pairs if s is not None), jnp.zeros((), jnp.int32)
     )
 
 
@@ -107,10 +116,10 @@ def count_floored(theta: Tree) -> jax.Array:
     return sum((jnp.sum(f, dtype=jnp.int32) for f in floored), jnp.zeros((), jnp.int32))
 
 
-def _summarize(model, estimator, params, ys, weights, keys) -> Statistics:
+def _summarize(model, estimator, tapped, params, ys, weights, keys) -> Statistics:
     ys, weights, unusable = screen(model, ys, weights)
     leaves, treedef = flatten(params.theta)
-    zeros = [leaf.zero_statistics() if is_family(leaf) else None for leaf in leaves]
+    zeros = [leaf.zero_statistics() if t else None for leaf, t in zip(leaves, tapped, strict=True)]
 
     def insert(taps):
         return treedef.unflatten([a if t is None else with_tap(a, t) for a, t in zip(leaves, taps, strict=True)])
@@ -119,7 +128,7 @@ def _summarize(model, estimator, params, ys, weights, keys) -> Statistics:
         q = model.encoder(params.psi, y)
 
         def joint(z):
-            require_taps(model.log_joint, params.theta, z, y)
+            require_taps(model.log_joint, params.theta, z, y, tapped)
 
             def tapped_terms(t):
                 return terms(model.log_joint, insert(t), z, y)

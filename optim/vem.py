@@ -70,7 +70,7 @@ class _Step:
     def update(self, key, params, state, ys, *, weights=None):
         require_params(params)
         theta, ascent, moving = params.theta, self.ascent, self.moving(params)
-        self.m_step.moving(params)
+        families = self.m_step.moving(params)
         e_key, m_key = (None, None) if key is None else jax.random.split(key)
         e_state, m_state = state
 
@@ -78,10 +78,8 @@ class _Step:
             return Params(theta, join(moving, params.psi))
 
         moving, e_state, moved = ascend(ascent, assemble, moving, e_state, ys, weights, e_key)
-        estimator, chunk_size = ascent.estimator, ascent.chunk_size
-        statistics = expected_statistics(
-            ascent.model, assemble(moving), ys, weights=weights, key=m_key, estimator=estimator, chunk_size=chunk_size
-        )
+        options = dict(estimator=ascent.estimator, chunk_size=ascent.chunk_size, moving=families)
+        statistics = expected_statistics(ascent.model, assemble(moving), ys, weights=weights, key=m_key, **options)
         new, m_state, info = self.m_step.update(params, statistics, m_state)
         return Params(new, assemble(moving).psi), (e_state, m_state), info._replace(finite=info.finite & moved.finite)
 

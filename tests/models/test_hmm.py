@@ -338,9 +338,12 @@ def test_a_stationary_start(x64):
     params = bare
     with pytest.raises(TypeError, match="Use eg_step"):
         em(model, params, ys, 1)
-    rule = optim.eg_step(model, optax.adam(1e-2))
-    result = optim.run(rule, params, ys, steps=20)
-    assert result.history.elbo[-1] > result.history.elbo[0]
+    # the transitions have no closed form: a gradient step on them, and EM on the emissions
+    steps = optim.restrict(optim.eg_step(model, optax.adam(1e-2)), "theta.transition")
+    rule = optim.chain(steps, optim.restrict(optim.em_step(model), "theta.emission"))
+    result = optim.run(rule, params, ys, steps=12)
+    assert (np.diff(result.history.elbo) > -1e-9).all() and result.history.elbo[-1] > result.history.elbo[0] + 1e-3
+    assert not np.array_equal(result.params.theta.transition.logits, params.theta.transition.logits)
     assert result.params.theta.initial is None  # there is nothing that the model does not read
     sticky = params.theta._replace(transition=Categorical.create(jnp.asarray(STEPS)))
     first = jax.jit(jax.vmap(lambda key: hmm.sample(key, sticky, 1)[0][0]))(jax.random.split(jax.random.key(0), 4000))
@@ -463,7 +466,7 @@ def test_lengths_do_not_recompile(key):
             r"y: got .* one sequence.* ys\[None\]",
         ),
         (lambda model, theta, ys: hmm_inference.smooth(model, theta, list(ys)), r"y: got a list .* elbo.Padded"),
-        (lambda model, theta, ys: elbo.evidence(model)(elbo.Params(theta, theta), list(ys)), "y: got a list"),
+        (lambda model, theta, ys: elbo.evidence(model)(elbo.Params(theta, theta), list(ys)), "ys?: got a list"),
         (
             lambda model, theta, ys: hmm_inference.filter(model, elbo.Params(theta, theta), ys),
             r"theta: .* params\.theta",
