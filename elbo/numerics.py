@@ -1,5 +1,6 @@
 """Log zero, safe logarithms and feasibility: how an impossible event is written without ever making a NaN."""
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -45,6 +46,19 @@ def within(x: jax.Array, low: float, high: float) -> jax.Array:
     """
     # the difference is exact for an x close to its bound
     return x + jax.lax.stop_gradient(jnp.clip(x, low, high) - x)
+
+
+def require_number(name: str, value: Any, holds: Callable[[Any], Any], expected: str) -> None:
+    """Raises unless value is one number for which `holds`; of a traced one, which has no value yet, only the shape.
+
+    >>> require_number("rate", 2.0, lambda rate: rate <= 1, "a number <= 1")
+    Traceback (most recent call last):
+    ValueError: rate: got 2.0, expected a number <= 1
+    """
+    if jnp.shape(value) != ():
+        raise ValueError(f"{name}: got shape {list(jnp.shape(value))}, expected {expected}")
+    if not isinstance(value, jax.core.Tracer) and not holds(value):
+        raise ValueError(f"{name}: got {value}, expected {expected}")
 
 
 def sum_is_finite(tree: Any) -> jax.Array:

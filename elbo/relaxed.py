@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jax.lax import stop_gradient
 
 from .estimators import CHOICES, require_draws
+from .numerics import require_number
 from .posteriors import Posterior, StructureError
 
 Tree = Any
@@ -26,7 +27,8 @@ class Relaxed:
     Maddison, Mnih & Teh 2017; Jang, Gu & Poole 2017; straight-through: Bengio, Léonard & Courville 2013.
 
     Args:
-      temperature: > 0; 0.1 to 1 is usual.
+      temperature: > 0; 0.1 to 1 is usual. It may be traced, so as to fall while one trains; one that is not positive
+        then gives NaN.
       straight_through: take f at the hard sample.
       samples: draws per datum.
 
@@ -38,13 +40,12 @@ class Relaxed:
     (Array(True, dtype=bool), Array(True, dtype=bool), Array(0., dtype=float32))
     """
 
-    temperature: float = 0.5
+    temperature: float | jax.Array = 0.5
     straight_through: bool = False
     samples: int = 1
 
     def __post_init__(self):
-        if not self.temperature > 0:
-            raise ValueError(f"temperature: got {self.temperature}, expected a positive number")
+        require_number("temperature", self.temperature, lambda t: t > 0, "a positive number")
         if self.samples < 1:
             raise ValueError(f"samples: got {self.samples}, expected at least one draw per datum")
 
@@ -60,7 +61,8 @@ class Relaxed:
         return jax.tree.map(lambda v: jnp.mean(v, axis=0), values)
 
     def _sample(self, q: Any, key: jax.Array) -> Tree:
-        soft = q.relaxed(key, self.temperature)
+        # of a traced number only NaN can say that it is none
+        soft = q.relaxed(key, jnp.where(jnp.asarray(self.temperature) > 0, self.temperature, jnp.nan))
         if not self.straight_through:
             return soft
         # the order matters: soft − soft is exactly zero, and what is left is the hard sample to the last bit

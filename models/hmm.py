@@ -224,17 +224,18 @@ def sample(key: jax.Array, theta: Theta, frames: int, *, inputs: Tree = None) ->
     return states, jax.vmap(emit)(jax.random.split(emit_key, frames), states, *(() if inputs is None else (inputs,)))
 
 
-def sticky(states: int, stay: float = 0.9, dtype: Any = None) -> Categorical:
+def sticky(states: int, stay: float | jax.Array = 0.9, dtype: Any = None) -> Categorical:
     """Transitions that stay with one probability and else go to any other of `states` states alike.
 
     >>> sticky(3, 0.5).probabilities()[0].tolist()
     [0.5, 0.25, 0.25]
     """
+    elbo.require_number("stay", stay, lambda p: 0 <= p <= 1, "a probability")
     rows = jnp.where(jnp.eye(states, dtype=bool), stay, (1 - stay) / max(states - 1, 1))
     return Categorical.create(rows if dtype is None else rows.astype(dtype))
 
 
-def left_to_right(states: int, *, stay: float = 0.5, skips: int = 0) -> tuple[Categorical, Categorical]:
+def left_to_right(states: int, *, stay: float | jax.Array = 0.5, skips: int = 0) -> tuple[Categorical, Categorical]:
     """First state and transitions of a chain that starts in state 0 and never goes back; EM keeps the zeros.
 
     Args:
@@ -245,6 +246,7 @@ def left_to_right(states: int, *, stay: float = 0.5, skips: int = 0) -> tuple[Ca
     >>> left_to_right(3)[1].probabilities().tolist()
     [[0.5, 0.5, 0.0], [0.0, 0.5, 0.5], [0.0, 0.0, 1.0]]
     """
+    elbo.require_number("stay", stay, lambda p: 0 <= p <= 1, "a probability")
     ahead = jnp.arange(states)[None] - jnp.arange(states)[:, None]
     forward = ((ahead > 0) & (ahead <= 1 + skips)).astype(float)
     rows = stay * jnp.eye(states) + (1 - stay) * forward / jnp.maximum(forward.sum(1, keepdims=True), 1)

@@ -1,9 +1,6 @@
 """Stochastic EM: closed-form M steps from running averages of expected statistics."""
 
-import jax
-import jax.numpy as jnp
-
-from elbo import Model
+from elbo import Model, require_number
 
 from .arguments import require_model, require_rule
 from .averages import Rate
@@ -47,10 +44,7 @@ def damp(model: Model, rule: Rule, rate: Rate) -> Rule:
     require_model(model)
     require_rule("rule", rule)
     if not callable(rate):
-        if jnp.shape(rate) != ():
-            raise ValueError(f"rate: got shape {list(jnp.shape(rate))}, expected one number, or an optax schedule")
-        if not isinstance(rate, jax.core.Tracer) and not 0 < rate <= 1:
-            raise ValueError(f"rate: got {rate}, expected a number in (0, 1]; 1 takes the whole step")
+        require_number("rate", rate, lambda r: 0 < r <= 1, "a number in (0, 1] (1 takes the whole step), or a schedule")
     new = rebuilt(rule, rate=rate)
     if new is None:
         raise TypeError(

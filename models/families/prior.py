@@ -5,6 +5,8 @@ from typing import Any
 
 import jax
 
+from elbo import require_number
+
 from .data import require
 
 
@@ -33,6 +35,7 @@ class PseudoData:
     def statistics(self, family: Any) -> Any:
         """The imaginary data's statistics, in the family's coordinates."""
         require(family, "statistics_of", "prior: PseudoData", "statistics_of(reference), E T(x) of one x ~ reference")
+        _require_count(self.count)
         return jax.tree.map(lambda t: self.count * t, family.statistics_of(self.reference))
 
     def log_prob(self, family: Any) -> jax.Array:
@@ -64,6 +67,7 @@ class PseudoScale:
 
     def statistics(self, family: Any) -> Any:
         """The imaginary data's statistics, in the family's coordinates."""
+        _require_count(self.count)
         if not hasattr(family, "scale_statistics_of"):
             raise TypeError(
                 f"prior: PseudoScale needs a family with a scale, got {type(family).__name__}; use PseudoData"
@@ -73,3 +77,7 @@ class PseudoScale:
     def log_prob(self, family: Any) -> jax.Array:
         """ln prior of the family up to a constant, a scalar in nats."""
         return family.log_likelihood(self.statistics(family))
+
+
+def _require_count(count: jax.Array | float) -> None:
+    require_number("count", count, lambda c: c >= 0, "a number of imaginary data >= 0")

@@ -204,6 +204,13 @@ def test_arrays_are_estimated_entry_by_entry(estimator, key):
     np.testing.assert_allclose(whole[1], jax.grad(lambda q: f(q, lambda a: a[1]))(q).logits, rtol=1e-6)
 
 
+def test_the_temperature_may_fall_while_one_trains(key):
+    q, f = elbo.Categorical(jnp.arange(3.0)), lambda z: jnp.sum(z**2)
+    values = jax.vmap(lambda t: Relaxed(t)(f, q, key))(jnp.array([0.5, 2.0, 0.0, -1.0]))  # traced
+    np.testing.assert_allclose(values[:2], [Relaxed(0.5)(f, q, key), Relaxed(2.0)(f, q, key)], rtol=1e-6)
+    assert np.isnan(values[2:]).all()
+
+
 def test_errors(key):
     chain = random_chain(0, 3, 2)
     square = lambda z: jnp.sum(z.states) ** 2

@@ -237,6 +237,16 @@ def test_a_state_without_data_stays_and_is_counted(x64):
     assert int(info.empty) == 2  # its emission, and its row of the transitions
 
 
+def test_the_probability_of_staying_may_be_traced():
+    stays = jnp.array([0.3, 0.9])
+    for make in (lambda p: hmm.sticky(3, p), lambda p: hmm.left_to_right(3, stay=p)[1]):
+        together = jax.vmap(make)(stays)
+        for i, stay in enumerate((0.3, 0.9)):
+            np.testing.assert_allclose(together.logits[i], make(stay).logits, rtol=1e-6)
+        with pytest.raises(ValueError, match="stay: got 1.5, expected a probability"):
+            make(1.5)
+
+
 def test_a_sticky_prior_is_pseudo_counts(x64):
     model, params, ys = problem("full")
     sticky = PseudoData(Categorical.create(jnp.eye(3)), 10.0)

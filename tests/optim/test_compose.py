@@ -265,6 +265,15 @@ def test_ones_own_loop_says_how_large_the_whole_is(key, x64):
     np.testing.assert_allclose(params.theta.logits, best.logits, rtol=1e-7)
 
 
+def test_the_count_of_a_prior_may_be_traced(key):
+    model, params, prior, ys, _ = coin(key, "weighted")
+    em = lambda count: optim.em_step(model, prior=PseudoData(prior.reference, count)).update(None, params, (), ys)[0]
+    got = jax.vmap(em)(jnp.array([0.0, 10.0])).theta.probabilities()[:, 0, 0]
+    np.testing.assert_allclose(got, [8 / 40, (8 + 5) / 50], rtol=1e-6)
+    with pytest.raises(ValueError, match="count: got -1.0, expected a number of imaginary data"):
+        em(-1.0)
+
+
 def test_a_batch_without_data_moves_nothing(key):
     model, params, prior, ys, weights = coin(key, "weighted")
     junk = jnp.full_like(ys, jnp.nan)
