@@ -175,7 +175,8 @@ def minibatches(rule: Rule, size: int) -> Rule:
     """One pass of the rule over the data in minibatches, in an order drawn from the key; a short last batch is padded.
 
     Each batch stands for the whole: the weights of the B data in it are multiplied by N / B, so that a prior is counted
-    once beside all N and not anew in every batch. Data of weight 0 are not drawn and not counted in N.
+    once beside all N and not anew in every batch. Data of weight 0 are not drawn and not counted in N. A closed-form M
+    step on a batch is noisy, and biased: `damp` takes it from running averages.
 
     `info.elbo` and `info.objective` are means over the data, measured as the parameters move; `info.dropped` and
     `info.weight` are sums over the batches; `info.empty` is the largest of any batch.

@@ -13,7 +13,7 @@ from .arguments import require_model, require_optimizer, require_params
 from .chunks import ChunkSize
 from .em import exact_e_step
 from .gradient import Ascent, ascend
-from .moving import join, moves, part
+from .moving import moves
 from .rule import Rule, rule_of
 
 Tree = Any
@@ -58,7 +58,7 @@ class _Step:
     def init(self, params: Params) -> Tree:
         require_params(params)
         exact_e_step(self.ascent.model, params)
-        return self.ascent.init(self.moving(params))
+        return self.ascent.init(params.theta, moves(params, self.where).theta)
 
     def update(self, key, params, state, ys, *, weights=None):
         require_params(params)
@@ -66,18 +66,14 @@ class _Step:
         def e_step(theta):
             return exact_e_step(self.ascent.model, Params(theta, params.psi))
 
-        def assemble(moving):
-            theta = join(moving, params.theta)
+        def assemble(theta):
             return Params(theta, jax.lax.stop_gradient(e_step(theta)))
 
-        moved, state, info = ascend(self.ascent, assemble, self.moving(params), state, ys, weights, key)
-        theta = join(moved, params.theta)
+        chosen = moves(params, self.where).theta
+        theta, state, info = ascend(self.ascent, assemble, params.theta, chosen, state, ys, weights, key)
         return Params(theta, e_step(theta)), state, info
 
     def rebuild(self, *, where=(), rate=None, total=None):
         if rate is not None:
             return None
         return rule_of(replace(self, ascent=self.ascent.with_total(total), where=(*self.where, *where)))
-
-    def moving(self, params: Params) -> Tree:
-        return part(params.theta, moves(params, self.where).theta)

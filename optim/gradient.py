@@ -1,6 +1,5 @@
 """One ascent step on the objective by an optax optimiser, in any part of the parameters."""
 
-import dataclasses
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -15,6 +14,7 @@ from elbo.objective import batch_length, bound
 
 from .chunks import ChunkSize, check_weights, screen, split, sum_over_chunks
 from .guard import choose_finite
+from .moving import join, part
 from .priors import log_prior
 from .rule import Info
 from .statistics import count_floored
@@ -43,8 +43,9 @@ class Ascent(NamedTuple):
     chunk_size: ChunkSize
     total: jax.Array | None = None
 
-    def init(self, moving: Tree) -> Tree:
-        """The optimiser's state for the leaves that move; where none does, the optimiser is not asked."""
+    def init(self, whole: Tree, chosen: Tree) -> Tree:
+        """The optimiser's state for the chosen leaves; where there are none, the optimiser is not asked."""
+        moving = part(whole, chosen)
         return self.optimizer.init(moving) if jax.tree.leaves(moving) else ()
 
     def with_total(self, total: jax.Array | None) -> "Ascent":
@@ -61,31 +62,36 @@ class _Sums(NamedTuple):
 def ascend(
     ascent: Ascent,
     assemble: Callable[[Tree], Params],
-    moving: Tree,
+    whole: Tree,
+    chosen: Tree,
     state: Tree,
     ys: Tree,
     weights: jax.Array | None,
     key: jax.Array | None,
 ) -> tuple[Tree, Tree, Info]:
-    """Moves `moving`, a part of the parameters, one optimiser step up the objective per datum.
+    """Moves the chosen leaves of `whole`, a part of the parameters, one optimiser step up the objective per datum.
+
+    The optimiser sees nothing but the chosen leaves, with None in place of the others.
 
     Args:
       ascent: see `Ascent`.
-      assemble: `assemble(moving)`, the whole `Params`.
-      moving: the pytree to move.
+      assemble: `assemble(whole)`, the `Params`.
+      whole: theta, psi, or both.
+      chosen: a bool for each leaf of whole, see `moving.moves`.
       state: the optimiser's state.
       ys, weights, key: as in `Update`.
 
     Returns:
-      New moving part and state, and the `Info` of the parameters given. If the sum of the gradient is not finite they
+      The new whole and state, and the `Info` of the parameters given. If the sum of the gradient is not finite they
       are the old ones, all of them; where the optimiser makes a single number infinite or NaN, that number stays.
     """
-    weights = check_weights(weights, batch_length(ys), assemble(moving))
+    weights = check_weights(weights, batch_length(ys), assemble(whole))
+    moving = part(whole, chosen)
     keys = split(key, weights.shape[0])
 
     def total(moving, ys, weights, keys):
         ys, weights, unusable = screen(ascent.model, ys, weights)
-        params = assemble(moving)
+        params = assemble(join(moving, whole))
         values = jax.vmap(lambda y, k: bound(ascent.model, params, y, k, ascent.estimator))(ys, keys)
         feasible = is_feasible(values)
         used = jnp.where(feasible, weights, 0)
@@ -101,7 +107,7 @@ def ascend(
         return jnp.where(sums.weight > 0, sums.weight, 1) if ascent.total is None else ascent.total
 
     def penalty(moving):
-        return log_prior(assemble(moving).theta, ascent.prior)
+        return log_prior(assemble(join(moving, whole)).theta, ascent.prior)
 
     def loss(moving):
         sums = sum_over_chunks(lambda *args: total(*args)[1], moving, ys, weights, keys, ascent.chunk_size)
@@ -117,14 +123,14 @@ def ascend(
 
     def step(moving, state, gradient):
         downhill = jax.tree.map(lambda g: g * scale, gradient)
-        downhill, inside = _inward(downhill, moving)
+        downhill, inside = _inward(downhill, whole, chosen)
 
         def along(moving):
             return loss(inside(moving))
 
         value_now = value * scale
         updates, state = optimizer.update(downhill, state, moving, value=value_now, grad=downhill, value_fn=along)
-        moved = inside(_keep_fixed(optax.apply_updates(moving, updates), moving))
+        moved = inside(optax.apply_updates(moving, updates))
         return choose_finite(moved, moving), state, sum_is_finite(_witnesses(updates))
 
     def stay(moving, state, gradient):
@@ -145,13 +151,13 @@ def ascend(
         dropped=sums.dropped,
         empty=jnp.zeros((), jnp.int32),
         finite=finite,
-        floored=count_floored(assemble(moving).theta),
+        floored=count_floored(assemble(whole).theta),
         weight=sums.weight,
     )
-    return moved, state, info
+    return join(moved, whole), state, info
 
 
-def _inward(gradient: Tree, moving: Tree) -> tuple[Tree, Callable[[Tree], Tree]]:
+def _inward(gradient: Tree, whole: Tree, chosen: Tree) -> tuple[Tree, Callable[[Tree], Tree]]:
     """The gradient without what would lead out of the families' bounds (their floors), and how moves end inside.
 
     At a bound, what leads out is no way downhill, and a line search must not look for any there: directions are taken
@@ -163,10 +169,7 @@ def _inward(gradient: Tree, moving: Tree) -> tuple[Tree, Callable[[Tree], Tree]]
         return x - 1e-5 * jnp.max(jnp.abs(x), initial=0) * g / jnp.where(largest > 0, largest, 1)
 
     def bounded(node):
-        # of a family that does not move, or of which a part does, the rest is None here
-        if not is_family(node) or not hasattr(node, "project"):
-            return False
-        return all(getattr(node, f.name) is not None for f in dataclasses.fields(node) if f.name != "tap")
+        return is_family(node) and hasattr(node, "project")
 
     def slope(node, g):
         if not bounded(node):
@@ -180,20 +183,15 @@ def _inward(gradient: Tree, moving: Tree) -> tuple[Tree, Callable[[Tree], Tree]]
         _, inside = jax.jvp(lambda f: f.project(), (jax.tree.map(ahead, node, g),), (direction,))
         return jax.tree.map(jnp.add, node, inside).project()
 
+    if not any(bounded(node) for node in jax.tree.leaves(whole, is_leaf=is_family)):
+        return gradient, lambda new: new
+    # a projection needs all of a family, also what does not move
+    full = join(gradient, jax.tree.map(jnp.zeros_like, whole))
+
     def end(new):
-        return jax.tree.map(move, moving, gradient, new, is_leaf=is_family)
+        return part(jax.tree.map(move, whole, full, join(new, whole), is_leaf=is_family), chosen)
 
-    return jax.tree.map(slope, moving, gradient, is_leaf=is_family), end
-
-
-def _keep_fixed(moved: Tree, moving: Tree) -> Tree:
-    """The fields that families call fixed as they were: weight decay moves what has no gradient."""
-
-    def keep(new, old):
-        fixed = {name: getattr(old, name) for name in getattr(old, "fixed", ())} if is_family(old) else {}
-        return dataclasses.replace(new, **fixed) if fixed else new
-
-    return jax.tree.map(keep, moved, moving, is_leaf=is_family)
+    return part(jax.tree.map(slope, whole, full, is_leaf=is_family), chosen), end
 
 
 def _witnesses(updates: Tree) -> list[jax.Array]:

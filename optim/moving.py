@@ -15,15 +15,24 @@ Where = str | Tree
 
 
 def moves(params: Params, where: tuple[tuple[Where, ...], ...]) -> Params:
-    """Params with a bool for each leaf: whether every entry of where names it; raises where an entry names nothing."""
+    """Params with a bool for each leaf: whether every entry of where names it, and no family calls it fixed.
+
+    Raises where an entry names nothing.
+    """
     leaves, treedef = jax.tree.flatten(params)
     chosen = [selected(params, names) for names in where]
     flags = [all(entry) for entry in zip(*chosen, strict=True)] if chosen else [True] * len(leaves)
-    return jax.tree.unflatten(treedef, flags)
+
+    def without_fixed(node):
+        names = getattr(node, "fixed", ()) if is_family(node) else ()
+        stays = {name: jax.tree.map(lambda _: False, getattr(node, name)) for name in names}
+        return dataclasses.replace(node, **stays) if stays else node
+
+    return jax.tree.map(without_fixed, jax.tree.unflatten(treedef, flags), is_leaf=is_family)
 
 
 def part(params: Tree, chosen: Tree) -> Tree:
-    """The leaves of params that are chosen; None in place of the others, so that an optimiser does not see them."""
+    """The leaves of params that are chosen; None in place of the others."""
     return jax.tree.map(lambda flag, leaf: leaf if flag else None, chosen, params)
 
 

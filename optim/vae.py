@@ -11,7 +11,7 @@ from elbo.estimators import Estimator
 from .arguments import require_model, require_optimizer, require_params
 from .chunks import ChunkSize
 from .gradient import Ascent, ascend
-from .moving import join, moves, part
+from .moving import moves
 from .rule import Rule, rule_of
 
 Tree = Any
@@ -55,13 +55,12 @@ class _Step:
 
     def init(self, params: Params) -> Tree:
         require_params(params)
-        return self.ascent.init(part(params, moves(params, self.where)))
+        return self.ascent.init(params, moves(params, self.where))
 
     def update(self, key, params, state, ys, *, weights=None):
         require_params(params)
-        moving = part(params, moves(params, self.where))
-        moved, state, info = ascend(self.ascent, lambda moving: join(moving, params), moving, state, ys, weights, key)
-        return join(moved, params), state, info
+        chosen = moves(params, self.where)
+        return ascend(self.ascent, lambda params: params, params, chosen, state, ys, weights, key)
 
     def rebuild(self, *, where=(), rate=None, total=None):
         if rate is not None:

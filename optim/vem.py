@@ -13,7 +13,7 @@ from .arguments import require_model, require_optimizer, require_params
 from .chunks import ChunkSize
 from .gradient import Ascent, ascend
 from .m_step import MStep
-from .moving import join, moves, part
+from .moving import moves
 from .rule import Rule, rule_of
 from .statistics import expected_statistics
 
@@ -65,27 +65,24 @@ class _Step:
 
     def init(self, params: Params) -> tuple[Tree, Tree]:
         require_params(params)
-        return self.ascent.init(self.moving(params)), self.m_step.init(params)
+        return self.ascent.init(params.psi, moves(params, self.where).psi), self.m_step.init(params)
 
     def update(self, key, params, state, ys, *, weights=None):
         require_params(params)
-        theta, ascent, moving = params.theta, self.ascent, self.moving(params)
+        ascent, chosen = self.ascent, moves(params, self.where).psi
         families = self.m_step.moving(params)
         e_key, m_key = (None, None) if key is None else jax.random.split(key)
         e_state, m_state = state
 
-        def assemble(moving):
-            return Params(theta, join(moving, params.psi))
+        def assemble(psi):
+            return Params(params.theta, psi)
 
-        moving, e_state, moved = ascend(ascent, assemble, moving, e_state, ys, weights, e_key)
+        psi, e_state, moved = ascend(ascent, assemble, params.psi, chosen, e_state, ys, weights, e_key)
         options = dict(estimator=ascent.estimator, chunk_size=ascent.chunk_size, moving=families)
-        statistics = expected_statistics(ascent.model, assemble(moving), ys, weights=weights, key=m_key, **options)
+        statistics = expected_statistics(ascent.model, assemble(psi), ys, weights=weights, key=m_key, **options)
         new, m_state, info = self.m_step.update(params, statistics, m_state)
-        return Params(new, assemble(moving).psi), (e_state, m_state), info._replace(finite=info.finite & moved.finite)
+        return Params(new, psi), (e_state, m_state), info._replace(finite=info.finite & moved.finite)
 
     def rebuild(self, *, where=(), rate=None, total=None):
         m_step = self.m_step.rebuild(where, rate)
         return rule_of(_Step(self.ascent.with_total(total), m_step, (*self.where, *where)))
-
-    def moving(self, params: Params) -> Tree:
-        return part(params.psi, moves(params, self.where).psi)

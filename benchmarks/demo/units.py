@@ -124,7 +124,7 @@ def score(states: np.ndarray, labels: np.ndarray) -> tuple[float, float]:
 
 
 def composed(model: elbo.Model, size: Size) -> optim.Rule:
-    """Closed-form EM on the HMM, a part of a step at a time, and a reparameterised gradient on the networks."""
+    """Closed-form EM on the HMM, from running averages, and a reparameterised gradient on the networks."""
     block = optim.damp(model, optim.em_step(model, keep=True), 0.1)
     networks = optim.restrict(optim.vae_step(model, optax.adam(2e-3)), "theta.decoder", "psi.encoder")
     return optim.minibatches(optim.chain(block, networks), size.batch)

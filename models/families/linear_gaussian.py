@@ -241,7 +241,7 @@ class LinearGaussian:
         return Statistics(
             matmul(matmul(shift, moment), shift.T),
             matmul(shift, cross + constant),
-            jnp.exp(2 * (old.log_scale - self.log_scale)) * second + extra,
+            jnp.exp(2 * (old._log_scale() - self._log_scale())).reshape(second.shape) * second + extra,
             scale_count,
         )
 

@@ -295,7 +295,7 @@ class MultivariateNormal:
         shift = matmul(whitener, (old.mean - self.mean)[..., None])[..., 0]
         first, constant = matmul(factor, first[..., None])[..., 0], count[..., None] * shift
         if self.covariance_type == "spherical":
-            ratio = jnp.exp(self.root - old.root)
+            ratio = jnp.exp(self._root() - old._root())
             second = ratio**2 * second + jnp.sum((2 * first + constant) * shift, -1)
             return Statistics(count, first + constant, second, scale_count)
         extra = first[..., :, None] * shift[..., None, :]

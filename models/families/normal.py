@@ -169,7 +169,7 @@ class Normal:
         """What this family would have measured where `old` measured the statistics of data (not of a prior)."""
         count, first, second, scale_count = statistics
         # u = ratio · old u + shift
-        ratio, shift = self._ratio(old), (old.mean - self.mean) * jnp.exp(-self.log_scale)
+        ratio, shift = self._ratio(old), (old.mean - self.mean) * jnp.exp(-self._log_scale())
         first, constant = ratio * first, count[..., None] * shift
         return Statistics(count, first + constant, ratio**2 * second + (2 * first + constant) * shift, scale_count)
 
