@@ -40,15 +40,11 @@ class MStep:
         return () if self.rate is None else begin(moving)
 
     def update(self, params: Params, statistics: Statistics, state: Tree) -> tuple[Tree, Tree, Info]:
-        """The new theta and state, and the `Info` of the parameters that the statistics were measured with."""
-        theta, moving = params.theta, self.moving(params)
-        seen, new_state = statistics, state
+        """The new theta and state, and the `Info` of the parameters that the statistics are of."""
+        theta, seen, new_state = params.theta, statistics, state
         if self.rate is not None:
-            seen, new_state = average(state, self.rate, moving, statistics)
-        leaves, treedef = flatten(theta)
-        chosen = treedef.flatten_up_to(moving)
-        best = treedef.flatten_up_to(maximize(theta, seen, prior=self.prior))
-        new = treedef.unflatten([o if m is None else n for o, n, m in zip(leaves, best, chosen, strict=True)])
+            seen, new_state = average(state, self.rate, self.moving(params), statistics)
+        new = maximize(theta, seen, prior=self.prior)
         if self.prior is not None:  # without data nothing moves, not even towards a prior
             new = jax.tree.map(lambda n, o: jnp.where(seen.weight > 0, n, o), new, theta)
         # an average that is not finite looks like no data to a family
