@@ -40,9 +40,9 @@ _LINEAR = _SAME_SHAPE | {
     "squeeze",
     "transpose",
 }
-_BILINEAR = {"mul", "dot_general", "conv_general_dilated"}
+BILINEAR = {"mul", "dot_general", "conv_general_dilated"}
 _RULES = {"custom_jvp_call", "custom_vjp_call"}
-_CALLS = {"jit", "pjit", "closed_call", "checkpoint", "remat", "remat2", *_RULES}
+CALLS = {"jit", "pjit", "closed_call", "checkpoint", "remat", "remat2", *_RULES}
 
 _HIGH = 3  # the order of anything that is not visibly of order 0, 1 or 2
 _FREE, _LOCAL, _SUM, _MIXED = range(4)
@@ -156,7 +156,7 @@ def _apply(eqn: Any, operands: list[_Form], shape: tuple[int, ...] | None) -> li
     name, params, count = eqn.primitive.name, eqn.params, len(eqn.outvars)
     if params.get("name") == "on_support":  # that z is one that a distribution knows is checked, not a term
         operands = [_CONSTANT if v.aval.dtype == bool else f for v, f in zip(eqn.invars, operands, strict=True)]
-    if name in _CALLS:
+    if name in CALLS:
         body = params["call_jaxpr"] if "call_jaxpr" in params else params["jaxpr"]
         forms = _walk(body, operands, shape)
         return [_ruled(form, body) for form in forms] if name in _RULES else forms
@@ -178,23 +178,23 @@ def _arithmetic(eqn: Any, operands: list[_Form], same: bool) -> _Form:
     name = eqn.primitive.name
     reads = [form for form in operands if form.order]
     coupling = max(form.coupling for form in reads)
-    scaled = (name in _BILINEAR and len(reads) == 1) or (name == "div" and not operands[1].order)
+    scaled = (name in BILINEAR and len(reads) == 1) or (name == "div" and not operands[1].order)
     solved = name == "triangular_solve" and not operands[0].order
     obstacle = _obstacle(reads)
     if name in _LINEAR or scaled or solved:
         local = coupling == _LOCAL and same and (name in _SAME_SHAPE or name in ("mul", "div"))
         return _Form(max(form.order for form in reads), coupling if local else max(coupling, _SUM), obstacle)
     local = coupling == _LOCAL
-    if name in _BILINEAR:
+    if name in BILINEAR:
         order = sum(form.order for form in reads)
         coupling = _MIXED
         if local and name in ("mul", "dot_general"):
             coupling = _LOCAL if name == "mul" else _SUM if _inner(eqn) else _MIXED
         return _raised(order, coupling, name, obstacle)
-    power = _power(eqn)
-    if power is None:
+    exponent = power(eqn)
+    if exponent is None:
         return _other(obstacle or name)
-    return _raised(power * operands[0].order, _LOCAL if local else _MIXED, name, obstacle)
+    return _raised(exponent * operands[0].order, _LOCAL if local else _MIXED, name, obstacle)
 
 
 def _raised(order: int, coupling: int, name: str, rule: str) -> _Form:
@@ -225,7 +225,7 @@ def _solve(params: dict, operands: list[_Form], shape: tuple[int, ...] | None) -
     return _walk(jaxprs.solve, [_CONSTANT] * lengths.solve + [_weaken(form) for form in right], shape)
 
 
-def _power(eqn: Any) -> int | None:
+def power(eqn: Any) -> int | None:
     """The exponent of a power, where it is a constant 0, 1, 2, ..."""
     name = eqn.primitive.name
     if name == "square":

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 import elbo
-from elbo.linalg import cholesky, matmul, triangular_inverse
+from elbo.linalg import matmul, triangular_inverse, triangularize
 
 from .criteria import free_parameters, one_of_each
 from .families import LinearGaussian, MultivariateNormal
@@ -189,8 +189,8 @@ def smooth(theta: Theta, y: Any) -> elbo.GaussianChain:
 def filter(theta: Theta, y: Any) -> Filtered:
     """Means and covariances of each frame given those up to it, and ln P(y_t | y_1..t-1).
 
-    The Kalman filter (1960), with the measurement in square roots: no covariance of y is factorised, and none of z
-    is a difference. O(T (D³ + D² E)).
+    The Kalman filter (1960) on roots of precisions, about the predicted means: orthogonal maps alone, so that states
+    that hardly move and starts of which nothing is known lose no digits. O(T (D³ + D² E)).
 
     Args:
       theta: the parameters.
@@ -223,31 +223,45 @@ def predict_one_step(theta: Theta, y: Any) -> Prediction:
 
 
 def _filter(theta: Theta, y: Any) -> tuple[Filtered, jax.Array, jax.Array]:
-    """The filter, and the means [T, D] and covariances [T, D, D] of z_t given the frames before t."""
+    """The filter, and the means [T, D] and covariances [T, D, D] of z_t given the frames before t.
+
+    |past (z_t − mean) |² is what the frames before t say of z_t, with `mean` what they expect.
+    """
     y = elbo.padded(y)
     values = jnp.where(y.mask()[:, None], y.values, jnp.nan)
     _check(theta, jnp.zeros((y.frames, theta.transition.event_size), theta.initial.mean.dtype), values, "frames")
     weights, log_scale, scale = _observation(theta)
-    identity = jnp.eye(weights.shape[1], dtype=weights.dtype)
+    size = weights.shape[1]
+    inverse = jnp.exp(-theta.transition.log_scale) * jnp.eye(size, dtype=weights.dtype)
+    steps = jnp.concatenate([-matmul(inverse, theta.transition.weights), inverse], 1)
+    none = jnp.zeros(size, weights.dtype)
 
     def step(carry, y):
-        mean, covariance = carry
+        mean, past = carry
         seen = ~jnp.isnan(y)
-        half = cholesky(covariance)
-        rows = jnp.where(seen[:, None], matmul(weights, half) / scale[:, None], 0)
+        rows = jnp.where(seen[:, None], weights / scale[:, None], 0)
         r = jnp.where(seen, (jnp.where(seen, y, 0) - theta.observation.mean(mean).reshape(-1)) / scale, 0)
-        inner = triangular_inverse(cholesky(identity + matmul(rows.T, rows)))
-        root = matmul(half, inner.T)
-        gain = matmul(inner, matmul(rows.T, r[:, None]))[:, 0]
-        new = mean + matmul(root, gain[:, None])[:, 0]
-        variance = matmul(root, root.T)
+        now, told, rest = triangularize(jnp.concatenate([past, rows]), jnp.concatenate([none, r]))
+        root = triangular_inverse(now.T)
+        new = mean + matmul(root.T, told[:, None])[:, 0]
         constant = jnp.sum(jnp.where(seen, log_scale + 0.5 * jnp.log(2 * jnp.pi), 0))
-        value = jnp.sum(jnp.log(jnp.diagonal(inner))) - 0.5 * (jnp.sum(r**2) - jnp.sum(gain**2)) - constant
-        ahead = matmul(matmul(theta.transition.weights, variance), theta.transition.weights.T)
-        noise = jnp.diag(theta.transition.scale() ** 2)
-        return (theta.transition.mean(new), ahead + noise), (Filtered(new, variance, value), mean, covariance)
+        value = _log_det(past) - _log_det(now) - 0.5 * jnp.sum(rest**2) - constant
+        both = jnp.concatenate([steps, jnp.concatenate([now, jnp.zeros_like(now)], 1)])
+        ahead = triangularize(both, jnp.zeros_like(both[:, 0]))[0][size:, size:]
+        before = _inverse_square(past)
+        return (theta.transition.mean(new), ahead), (Filtered(new, matmul(root.T, root), value), mean, before)
 
-    return jax.lax.scan(step, (theta.initial.mean, theta.initial.covariance()), values)[1]
+    return jax.lax.scan(step, (theta.initial.mean, triangularize(theta.initial.whitener(), none)[0]), values)[1]
+
+
+def _log_det(triangle: jax.Array) -> jax.Array:
+    return jnp.sum(jnp.log(jnp.diagonal(triangle)))
+
+
+def _inverse_square(upper: jax.Array) -> jax.Array:
+    """(uᵀ u)⁻¹ of an upper triangular matrix u."""
+    root = triangular_inverse(upper.T)
+    return matmul(root.T, root)
 
 
 def _observation(theta: Theta) -> tuple[jax.Array, jax.Array, jax.Array]:

@@ -1,19 +1,31 @@
 """Gaussian latents that form a chain in time: the posterior of a Kalman smoother."""
 
+import dataclasses
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
-import numpy as np
+from jax.custom_batching import custom_vmap
 
 from ..linalg import matmul, triangular_inverse
 from ..numerics import PRECISION
 from ..sequence import Padded, padded
 from .derive import origin, require_degree, template
-from .gaussian_chain_passes import eliminate, solve, spread
+from .gaussian_chain_blocks import constant, divided, frame_doubt, hessian_blocks, least_squares, potentials
+from .gaussian_chain_parts import Apart, Path, apart
+from .gaussian_chain_passes import (
+    Eliminated,
+    Rows,
+    applied,
+    eliminate,
+    eliminate_precision,
+    solve,
+    spread,
+    transposed,
+)
 
 
 @jax.tree_util.register_dataclass
@@ -25,11 +37,14 @@ class GaussianChain:
     counts in no expectation, entropy or density, and is 0 in samples.
 
     Args:
-      loc: E z, [T, D].
-      covariance: of each frame, [T, D, D]; kept because every expectation reads it.
+      centre: [D], a point amid the frames; away: [T, D]: E z_t = loc_t = centre + away_t.
+      half: roots of the covariances of the frames, Cov(z_t) = half_tᵀ half_t, [T, D, D], upper triangular; kept because
+        every expectation reads them.
       gain: [T, D, D], the last one 0.
       root: [T, D, D], lower triangular with a positive diagonal; the identity in the padding.
       length: number of frames that count, an int scalar in 1..T.
+      away_rest, half_rest: [T, D] and [T, D, D], what away and half lack where frame t follows frame t − 1, less than
+        their rounding: by how little a state moves that hardly moves.
 
     >>> precision = jnp.array([[[2.0]], [[2.0]]]), jnp.array([[[-1.0]]])  # of two frames: [[2, −1], [−1, 2]]
     >>> q = GaussianChain.from_precision(jnp.array([[1.0], [1.0]]), *precision)
@@ -37,11 +52,14 @@ class GaussianChain:
     ([1.0, 1.0], [0.6667, 0.6667], [0.3333])
     """
 
-    loc: jax.Array
-    covariance: jax.Array
+    centre: jax.Array
+    away: jax.Array
+    half: jax.Array
     gain: jax.Array
     root: jax.Array
     length: jax.Array
+    away_rest: jax.Array
+    half_rest: jax.Array
     reparameterized: ClassVar[bool] = True
 
     @classmethod
@@ -67,17 +85,26 @@ class GaussianChain:
         linear = jnp.where(mask[:, None], linear, 0)
         diagonal = jnp.where(mask[:, None, None], diagonal, jnp.eye(size, dtype=diagonal.dtype))
         below = jnp.concatenate([jnp.zeros_like(diagonal[:1]), jnp.where(mask[1:, None, None], below, 0)])
-        root, gain, shift = eliminate(diagonal, below, linear)
-        covariance = jnp.where(mask[:, None, None], spread(gain, root), 0)
-        return cls(solve(gain, shift), covariance, gain, root, length)
+        return cls._from_elimination(eliminate_precision(diagonal, below, linear), jnp.zeros_like(linear[0]), length)
+
+    @classmethod
+    def _from_elimination(cls, seen: Eliminated, centre: jax.Array, length: jax.Array) -> "GaussianChain":
+        away = solve(seen.gain, seen.shift)
+        half = jnp.where(Padded(away, length).mask()[:, None, None], spread(seen.gain, seen.root), 0)
+        return cls(centre, away, half, seen.gain, seen.root, length, jnp.zeros_like(away), jnp.zeros_like(half))
+
+    @property
+    def loc(self) -> jax.Array:
+        """E z, [T, D]."""
+        return jnp.where(self._mask()[:, None], self.centre + self.away, 0)
 
     def covariances(self) -> jax.Array:
         """Cov(z_t), [T, D, D]."""
-        return self.covariance
+        return matmul(jnp.swapaxes(self.half, -1, -2), self.half)
 
     def cross_covariances(self) -> jax.Array:
         """Cov(z_t, z_{t+1}), [T − 1, D, D]."""
-        return -matmul(self.gain[:-1], self.covariance[1:])
+        return -matmul(self.gain[:-1], self.covariances()[1:])
 
     def sample(self, key: jax.Array) -> jax.Array:
         """One draw of z, backward in time; differentiable in the parameters. Padding changes no draw."""
@@ -113,16 +140,57 @@ class GaussianChain:
     def expect_quadratic(self, f: Callable[[jax.Array], jax.Array]) -> jax.Array:
         """E f(z) = f(loc) + ½ Σ_t tr H_{t,t} Cov(z_t) + Σ_t tr H_{t+1,t} Cov(z_t, z_{t+1}), exactly.
 
-        f is a scalar, quadratic in z, with Hessian H; 3 D + 1 products with H. NaN where f couples frames further apart
-        than one.
+        f is a scalar, quadratic in z, with Hessian H. What reads each frame by itself costs 3 D + 1 products with H,
+        what reads neighbours, as z[:-1] and z[1:], 2 D second derivatives along roots of their joint covariance: no
+        digits are lost where these move together and f says by how little. NaN where f couples frames further apart.
         """
-        diagonal, below, doubt = hessian_blocks(f, origin(f, self.loc))
-        moments = jnp.sum(diagonal * self.covariance)
-        crosses = jnp.sum(below * jnp.swapaxes(self.cross_covariances(), -1, -2))
-        return f(self.loc) + 0.5 * moments + crosses + doubt
+        zeros = origin(f, self.loc)
+        g = apart(f, zeros)
+        if g is None:
+            return f(self.loc) + self._trace(f, zeros)
+        zero = Path.of(zeros)
+        # pairs are read about a constant path: there a state that hardly moves is exactly at rest
+        still = Path.of(self.centre + zeros)._replace(own=self.loc, first=self.loc[:1])
+        total = g.value(still)
+        if g.own:
+            total = total + self._trace(lambda own: g.value(zero._replace(own=own)), zeros)
+        if g.first:
+            rest = zero._replace(first=self.away_rest[:1])
+            along = [(zero._replace(first=v[None]),) * 2 for v in self.half[0]]
+            total = total + jax.jvp(g.value, (still,), (rest,))[1] + 0.5 * _curvature(g, zero, [(rest, rest), *along])
+        if g.pairs:
+            mean = zero._replace(before=self.away[:-1], after=self.away[1:])
+            rest = zero._replace(after=self.away_rest[1:])
+            slopes = (jax.jvp(g.value, (still,), (v,))[1] for v in (mean, rest))
+            along = [(mean, mean), (mean, rest), (mean, rest), (rest, rest)]
+            for both, lacking, alone in self._pairs(zero):
+                along += [(both, both), (both, lacking), (both, lacking), (lacking, lacking), (alone, alone)]
+            total = total + sum(slopes) + 0.5 * _curvature(g, zero, along) + frame_doubt(g, zero)
+        return total
+
+    def _pairs(self, zero: Path) -> Iterator[tuple[Path, Path, Path]]:
+        """D times three paths: z_t and z_{t+1} less their means are independent combinations of them, for every t.
+
+        The first moves both frames, the second is the rest of the first, the third moves z_t alone.
+        """
+        for half, lacking, root in zip(
+            *(jnp.moveaxis(a, 1, 0) for a in (self.half, self.half_rest, self.root)), strict=True
+        ):
+            before = -jnp.einsum("tij,tj->ti", self.gain[:-1], half[1:], precision=PRECISION)
+            yield (
+                zero._replace(before=before, after=half[1:]),
+                zero._replace(after=lacking[1:]),
+                zero._replace(before=root[:-1]),
+            )
+
+    def _trace(self, f: Callable[[jax.Array], jax.Array], zeros: jax.Array) -> jax.Array:
+        """½ tr H Cov(z) by the blocks of H."""
+        diagonal, below, doubt = hessian_blocks(f, zeros)
+        moments = jnp.sum(diagonal * self.covariances())
+        return 0.5 * moments + jnp.sum(below * jnp.swapaxes(self.cross_covariances(), -1, -2)) + doubt
 
     def _mask(self):
-        return Padded(self.loc, self.length).mask()
+        return Padded(self.away, self.length).mask()
 
     def _log_det(self):
         return jnp.sum(jnp.log(jnp.diagonal(self.root, axis1=-2, axis2=-1)))
@@ -133,9 +201,15 @@ class gaussian_chain:  # noqa: N801 - reads as a function: exact(log_joint, gaus
     """Structure of a sequence of real vectors z [T, D] of which log_joint is a quadratic function: `gaussian_chain(D)`.
 
     T is that of the datum, an array [T, ...] or `Padded`. log_joint may couple neighbours in time only, z_t with
-    z_{t+1}. That is tested when it runs, by one more product with the Hessian: where log_joint couples frames further
+    z_{t+1}. That is tested when it runs, by two more products with the Hessian: where log_joint couples frames further
     apart, by more than the square root of the machine epsilon times the largest curvature, the posterior is NaN, which
     every rule reports (`info.feasible`) and `check_model` too, and which moves no parameter.
+
+    Write what couples neighbours in terms of z[1:] and z[:-1], what starts the chain in terms of z[0], and what sees a
+    frame in terms of z: these are then kept apart, and their curvatures may differ by any number of digits. A step
+    that is nearly certain (noise 1e-8 of the spread of z, also in float32) is then as good as any other. Where
+    log_joint multiplies what it reads in two of these ways, or where one of them is not concave by itself, their
+    curvatures are added, and digits of the smaller are lost.
 
     >>> q = gaussian_chain(1).posterior(lambda z: -0.5 * jnp.sum((z[1:] - z[:-1]) ** 2) - z[0, 0] ** 2, jnp.zeros(3))
     >>> q.covariances()[:, 0, 0].tolist()  # a random walk
@@ -155,51 +229,84 @@ class gaussian_chain:  # noqa: N801 - reads as a function: exact(log_joint, gaus
             "P(z|y) is not a Gaussian chain. Use an encoder network that returns "
             "elbo.GaussianChain.from_precision(...), with vae_step (estimator Reparameterized())",
         )
-        diagonal, below, doubt = hessian_blocks(log_joint, z)
-        return GaussianChain.from_precision(jax.grad(log_joint)(z) + doubt, -diagonal, -below, sequence.length)
+        g = apart(log_joint, z)
+        if g is None:
+            diagonal, below, doubt = hessian_blocks(log_joint, z)
+            return GaussianChain.from_precision(jax.grad(log_joint)(z) + doubt, -diagonal, -below, sequence.length)
+        return _posterior(g, z, sequence)
 
 
-def hessian_blocks(f: Callable[[jax.Array], jax.Array], z: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """The Hessian H of a scalar f at z [T, D], where it is block-tridiagonal, from 3 D + 1 products with it.
+def _posterior(g: Apart, z: jax.Array, sequence: Padded) -> GaussianChain:
+    """P(z) ∝ exp g(Path.of(z)) of the frames that count; z [T, D] is 0."""
+    mask = sequence.mask()
+    parts = potentials(g, z)
+    # numbers far from 0 lose digits: all that follows is about a point amid the data
+    centre = jax.lax.stop_gradient(constant(least_squares(parts.masked(mask))[0]))
+    still = Path.of(centre + z)
+    parts = parts._replace(slope=jax.grad(g.value)(still)).masked(mask)
+    rows, fits = least_squares(parts)
 
-    Frames three apart share a product, since none of H's rows reads two of them.
+    def added():
+        diagonal, below, linear = parts.summed()
+        return eliminate_precision(diagonal, jnp.concatenate([jnp.zeros_like(diagonal[:1]), below]), linear)
 
-    Returns:
-      H_{t,t} [T, D, D]; H_{t+1,t} [T − 1, D, D]; 0, or NaN where H is not block-tridiagonal.
+    # under vmap too only one of the two is computed
+    apart = everywhere(fits)
+    seen = jax.lax.cond(apart, lambda: eliminate(rows), added)
+    q = GaussianChain._from_elimination(seen._replace(shift=seen.shift + parts.doubt), centre, sequence.length)
+    rests = (jnp.where(apart & mask.reshape(-1, *(1,) * (a.ndim - 1)), a, 0) for a in _rests(g, still, q, seen, rows))
+    away_rest, half_rest = jax.lax.stop_gradient(tuple(rests))
+    return dataclasses.replace(q, away_rest=away_rest, half_rest=half_rest)
+
+
+def _rests(g: Apart, still: Path, q: GaussianChain, seen: Eliminated, rows: Rows):
+    """How far the steps of away and half, and the start, are from what they should be, as g itself measures them.
+
+    At the mean, what the frames before z_{t+1} say of it pulls as much as what is said by it and those after it.
     """
-    frames, size = z.shape
-    colours = min(3, frames)
-    own = jnp.asarray(np.arange(frames) % colours == np.arange(colours)[:, None], z.dtype)  # [colours, T]
-    probes = (own[:, None, :, None] * jnp.eye(size, dtype=z.dtype)[:, None, :]).reshape(-1, frames, size)
-    test = jnp.asarray(np.random.default_rng(0).uniform(-1, 1, z.shape), z.dtype)
+    zero, slope = Path.of(jnp.zeros_like(q.away)), jax.grad(g.value)
+    force = transposed(seen.past, applied(seen.past, q.away) - seen.told)[1:]
+    at, along = jax.jvp(slope, (still,), (zero._replace(before=q.away[:-1], after=q.away[1:]),))
+    steps = divided(rows.after[:-1], force + at.after + along.after)
+    moved = divided(rows.after[:-1], force)
+    others = transposed(rows.own, rows.seen - applied(rows.own, q.away))
+    others = others.at[:-1].add(-transposed(rows.before[:-1], applied(rows.after[:-1], moved)))
+    start = divided(rows.first[None], others[:1] + slope(still._replace(first=q.loc[:1])).first)
+    # a start of which little is said has digits enough, and the noise of what follows is much to it
+    small = 16 * jnp.finfo(start.dtype).eps * jnp.max(jnp.abs(q.loc[:1]))
+    start = jnp.where(jnp.abs(start) <= small, start, 0)
 
-    def product(v):
-        return jax.jvp(jax.grad(f), (z,), (v,))[1]
+    def column(before, after):
+        curved = jax.jvp(slope, (zero,), (zero._replace(before=before, after=after),))[1]
+        return divided(rows.after[:-1], transposed(seen.past[1:], applied(seen.past[1:], after)) + curved.after)
 
-    products, seen = jnp.split(jax.vmap(product)(jnp.append(probes, test[None], 0)), [len(probes)])
-    columns = products.reshape(colours, size, frames, size)
-
-    def pick(own, columns):
-        # a sum over a mask, where an index would be transposed to a slow scatter
-        return jnp.transpose(jnp.sum(own[:, None, :, None] * columns, 0), (1, 2, 0))
-
-    diagonal, below = pick(own, columns), pick(own[:, :-1], columns[:, :, 1:])
-    return diagonal, below, jax.lax.stop_gradient(_doubt(diagonal, below, test, seen[0]))
+    both = [path for path, _, _ in q._pairs(zero)]
+    columns = jax.vmap(column, out_axes=1)(
+        *(jnp.stack([getattr(p, name) for p in both]) for name in ("before", "after"))
+    )
+    return jnp.concatenate([start, steps]), jnp.pad(columns, ((1, 0), (0, 0), (0, 0)))
 
 
-def _doubt(diagonal: jax.Array, below: jax.Array, v: jax.Array, product: jax.Array) -> jax.Array:
-    """0, or NaN where the product of H with v [T, D] is not that of its blocks."""
+def _curvature(g: Apart, zero: Path, along: list[tuple[Path, Path]]) -> jax.Array:
+    """Σ uᵀ H v over pairs of paths, forward over forward: what is squared is squared, and no large numbers cancel."""
 
-    def apply(diagonal, below, v):
-        ahead = jnp.einsum("tij,tj->ti", below, v[:-1], precision=PRECISION)
-        back = jnp.einsum("tji,tj->ti", below, v[1:], precision=PRECISION)
-        inner = jnp.einsum("tij,tj->ti", diagonal, v, precision=PRECISION)
-        none = jnp.zeros_like(v[:1])
-        return inner + jnp.concatenate([none, ahead]) + jnp.concatenate([back, none])
+    def second(u, v):
+        return jax.jvp(lambda z: jax.jvp(g.value, (z,), (u,))[1], (zero,), (v,))[1]
 
-    gap = jnp.max(jnp.abs(product - apply(diagonal, below, v)))
-    scale = jnp.max(apply(jnp.abs(diagonal), jnp.abs(below), jnp.abs(v)))
-    return jnp.where(gap <= jnp.finfo(v.dtype).eps ** 0.5 * scale, 0, jnp.nan).astype(v.dtype)
+    left, right = (jax.tree.map(lambda *a: jnp.stack(a), *paths) for paths in zip(*along, strict=True))
+    return jnp.sum(jax.vmap(second)(left, right))
+
+
+@custom_vmap
+def everywhere(flag: jax.Array) -> jax.Array:
+    """A bool scalar; under vmap, whether it holds of all: one bool for the whole batch."""
+    return flag
+
+
+@everywhere.def_vmap
+def _everywhere(size, batched, flag):
+    del size, batched
+    return everywhere(jnp.all(flag)), False
 
 
 def _check_blocks(linear: jax.Array, diagonal: jax.Array, below: jax.Array) -> tuple[int, int]:

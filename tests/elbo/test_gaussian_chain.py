@@ -129,15 +129,33 @@ def test_one_frame_and_one_dimension(frames, size):
 def test_parallel_equals_sequential(frames, size):
     linear, diagonal, below = blocks(7, frames, size)
     below = jnp.concatenate([jnp.zeros((1, size, size)), below])
-    one, other = (jax.jit(f)(diagonal, below, linear) for f in (passes.eliminate_sequential, passes.eliminate_parallel))
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-10, atol=1e-11), one, other)
-    root, gain, shift = jax.jit(passes.eliminate)(diagonal, below, linear)
-    variance = jnp.swapaxes(root, 1, 2) @ root
-    for f, g, b in (
-        (passes.solve_sequential, passes.solve_parallel, shift),
-        (passes.spread_sequential, passes.spread_parallel, variance),
+    rows = passes.Rows(
+        *(jnp.triu(normal(20, size, size)), normal(21, size), normal(22, frames, 3, size), normal(23, frames, 3)),
+        *(jnp.pad(normal(24 + i, frames - 1, *(size,) * n), ((0, 1), *((0, 0),) * n)) for i, n in enumerate((2, 2, 1))),
+    )
+    eliminated = jax.jit(passes.eliminate)(rows)
+    for f, g, args in (
+        (passes.precision_sequential, passes.precision_parallel, (diagonal, below, linear)),
+        (passes.solve_sequential, passes.solve_parallel, eliminated[1:3]),
+        (lambda *a: gram(passes.spread_sequential(*a)), lambda *a: gram(passes.spread_parallel(*a)), eliminated[1::-1]),
+        (
+            lambda *a: what_is_said(*passes.eliminate_sequential(*a)),
+            lambda *a: what_is_said(*passes.eliminate_parallel(*a)),
+            (rows,),
+        ),
     ):
-        np.testing.assert_allclose(jax.jit(f)(gain, b), jax.jit(g)(gain, b), rtol=1e-10, atol=1e-11)
+        one, other = jax.jit(f)(*args), jax.jit(g)(*args)
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-10), one, other)
+
+
+def gram(rows, side=None):
+    """What rows say, whatever orthogonal map was applied to them."""
+    rows = rows if side is None else jnp.concatenate([rows, side[..., None]], -1)
+    return jnp.swapaxes(rows, -1, -2) @ rows
+
+
+def what_is_said(r, c, past, told):
+    return gram(r, c), gram(past, told)
 
 
 def test_samples_have_the_moments_of_the_posterior(key):
@@ -237,10 +255,10 @@ def test_under_vmap_a_hessian_that_no_datum_changes_is_factorised_once():
             lambda z: -jnp.sum(jnp.square(z - y)) - jnp.sum(jnp.square(z[1:] - z[:-1])), y
         )
 
-    q = jax.jit(lambda ys: jax.vmap(encode, out_axes=elbo.GaussianChain(0, None, None, None, None))(ys))(
+    q = jax.jit(lambda ys: jax.vmap(encode, out_axes=elbo.GaussianChain(0, 0, None, None, None, None, 0, None))(ys))(
         normal(0, 4, FRAMES, SIZE)
     )  # vmap refuses out_axes None for what it has batched
-    assert q.loc.shape == (4, FRAMES, SIZE) and q.covariance.shape == (FRAMES, SIZE, SIZE)
+    assert q.away.shape == (4, FRAMES, SIZE) and q.half.shape == (FRAMES, SIZE, SIZE)
 
 
 def test_lengths_trace_once_and_no_lapack_is_called():
