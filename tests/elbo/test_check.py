@@ -112,6 +112,23 @@ def test_dtypes(x64):
     assert "mean() is ['float64'] where the parameters are float32; cast" in seen["dtype"]
 
 
+def test_many_values_and_an_estimator_of_choice():
+    """30 bits are not enumerated; where log_joint is not affine, the estimator that the rules are given is tried."""
+    log_joint = lambda theta, z, y: jnp.tanh(theta @ z * y)
+    model = elbo.Model(log_joint, lambda psi, y: elbo.Bernoulli(psi * y))
+    params = Params(jnp.linspace(-0.1, 0.2, 30), jnp.linspace(-1, 1, 30))
+    assert "ScoreFunction(samples)" in failures(model, params)["structure"]
+    report = check_model(model, params, YS, key=jax.random.key(0), estimator=elbo.ScoreFunction(4))
+    assert report.ok and "the estimator is ScoreFunction(samples=4)" in str(report), str(report)
+    report = check_model(model, params, YS, estimator=elbo.ScoreFunction(4))
+    assert report.ok and str(report).count("pass key=") == 3, str(report)
+    affine = lambda theta, z, y: theta @ z * y
+    report = check_model(
+        elbo.Model(affine, elbo.exact(affine, elbo.bernoulli(30))), Params(params.theta, params.psi), YS
+    )
+    assert report.ok and "in closed form" in str(report), str(report)
+
+
 def test_unusable_arguments_raise():
     with pytest.raises(TypeError, match=r"model, params: got tuple, Params"):
         check_model(tuple(CATEGORICAL), PARAMS, YS)

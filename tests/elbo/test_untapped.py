@@ -1,12 +1,14 @@
 """What of a family a log_joint may read while EM is exact: the tapped value of its log_prob."""
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import pytest
 
 import elbo
+from elbo.family import with_tap
 from elbo.untapped import require_taps
 from models.families import Categorical, LinearGaussian, Normal, Poisson
 
@@ -115,6 +117,40 @@ ACCEPTED = {
 @pytest.mark.parametrize("name", ACCEPTED)
 def test_accepted(name):
     require_taps(ACCEPTED[name], THETA, Z, Y)
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Pair:
+    """A family of two others, each with a part of the tap."""
+
+    positive: Any
+    count: Any
+    tap: Any = None
+
+    def log_prob(self, x):
+        taps = (None, None) if self.tap is None else (self.tap[0], self.tap[1])
+        positive, count = map(with_tap, (self.positive, self.count), taps)
+        return positive.log_prob(jnp.log(x)) - jnp.sum(jnp.log(x)) + count.log_prob(x)
+
+    def zero_statistics(self):
+        return self.positive.zero_statistics(), self.count.zero_statistics()
+
+    def maximize(self, statistics):
+        return Pair(*(f.maximize(s) for f, s in zip((self.positive, self.count), statistics, strict=True)))
+
+    def log_likelihood(self, statistics):
+        return self.positive.log_likelihood(statistics[0]) + self.count.log_likelihood(statistics[1])
+
+    def empty(self, statistics):
+        return self.count.empty(statistics[1])
+
+
+def test_families_in_a_family():
+    theta = {"pair": Pair(THETA["normal"], THETA["count"])}
+    assert require_taps(lambda t, z, y: z @ t["pair"].log_prob(y), theta, Z, Y)
+    with pytest.raises(elbo.StructureError, match=r"reads theta\['pair'\] outside"):
+        require_taps(lambda t, z, y: z @ t["pair"].count.log_prob(y), theta, Z, Y)
 
 
 def rescaled(theta, z, y):
