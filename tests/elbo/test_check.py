@@ -119,13 +119,11 @@ def test_many_values_and_an_estimator_of_choice():
     params = Params(jnp.linspace(-0.1, 0.2, 30), jnp.linspace(-1, 1, 30))
     assert "ScoreFunction(samples)" in failures(model, params)["structure"]
     report = check_model(model, params, YS, key=jax.random.key(0), estimator=elbo.ScoreFunction(4))
-    assert report.ok and "the estimator is ScoreFunction(samples=4)" in str(report), str(report)
+    assert report.ok and "the estimator is ScoreFunction(samples=4" in str(report), str(report)
     report = check_model(model, params, YS, estimator=elbo.ScoreFunction(4))
     assert report.ok and str(report).count("pass key=") == 3, str(report)
     affine = lambda theta, z, y: theta @ z * y
-    report = check_model(
-        elbo.Model(affine, elbo.exact(affine, elbo.bernoulli(30))), Params(params.theta, params.psi), YS
-    )
+    report = check_model(elbo.Model(affine, elbo.exact(affine, elbo.bernoulli(30))), params, YS)
     assert report.ok and "in closed form" in str(report), str(report)
 
 
