@@ -1,19 +1,22 @@
 """Mixtures of any family."""
 
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 import elbo
 
+from .chunks import sum_rows
 from .criteria import free_parameters, one_of_each
-from .families import Categorical, MultivariateNormal
-from .families.data import data_log_prob, require
-from .families.estimate import estimate
-from .families.multivariate_normal import Covariance
-from .kmeans import kmeans
+from .families import Categorical, MultivariateNormal, Normal
+from .families.data import data_log_prob, require, usable
+from .families.estimate import estimate_rows
+from .kmeans import kmeans, memberships, nearness
+from .scales import scales
+
+Covariance = Literal["full", "tied", "spherical", "diag"]
 
 
 class Theta(NamedTuple):
@@ -52,74 +55,102 @@ def model(components: int) -> elbo.Model:
     return elbo.Model(log_joint, elbo.exact(log_joint, elbo.categorical(components)))
 
 
-@partial(jax.jit, static_argnames="components")
+@partial(jax.jit, static_argnames=("components", "covariance_type"))
 def init(
-    key: jax.Array, ys: jax.Array, components: int, *, family: Any = None, weights: jax.Array | None = None
+    key: jax.Array,
+    ys: jax.Array,
+    components: int,
+    *,
+    family: Any = None,
+    weights: jax.Array | None = None,
+    covariance_type: Covariance = "full",
 ) -> elbo.Params:
     """Starting parameters by k-means++, pure and vmappable over keys and data sets.
 
     Args:
       key: PRNG key.
-      ys: data, [N, D] floating point; or [N] integers for a `Categorical` family.
+      ys: data, [N, D] floating point; or [N] integers for a `Categorical` family. Data that are not finite, or that
+        the family cannot give, are left out.
       components: K.
-      family: the kind of component, with batch shape (K,) and any parameters; by default a full `MultivariateNormal`
-        whose floor is a thousandth of the data's standard deviation.
-      weights: [N], 1 by default; data of weight 0 or with a NaN are not looked at.
+      family: the kind of component, with batch shape (K,) and any parameters; by default `gaussian(ys, K)`, whose
+        floor is a thousandth of the spread of each column.
+      weights: [N], 1 by default; data of weight 0 are left out.
+      covariance_type: of the default family, see `gaussian`.
     """
-    ys = elbo.widen(jnp.asarray(ys))
-    real = ys.ndim == 2 and jnp.issubdtype(ys.dtype, jnp.floating)
-    if not real and not (ys.ndim == 1 and jnp.issubdtype(ys.dtype, jnp.integer) and isinstance(family, Categorical)):
+    kind = Categorical if isinstance(family, Categorical) else MultivariateNormal
+    ys = elbo.widen(_array(ys, integers=kind is Categorical))
+    real = jnp.issubdtype(ys.dtype, jnp.floating)
+    if family is not None and family.batch_shape != (components,):
         raise ValueError(
-            f"ys: got {ys.dtype}{list(ys.shape)}, expected floating-point data [N, D], or integers [N] with a "
-            "Categorical family"
+            f"family: got batch shape {list(family.batch_shape)}, expected [{components}], one a component"
         )
-    usable = jax.vmap(elbo.sum_is_finite)(ys)
-    usable = usable if weights is None else usable & (weights > 0)
-    rows = usable.reshape(-1, *(1,) * (ys.ndim - 1))
-    ys = jnp.where(rows, ys, ys[jnp.argmax(usable)])
-    if family is None:
-        family = gaussian(jnp.where(rows, ys, jnp.nan), components)
-    dtype = ys.dtype if real else family.logits.dtype
-    share = jnp.where(usable, jnp.ones((), dtype) if weights is None else weights, 0).astype(dtype)
-    features = ys if real else jax.nn.one_hot(ys, family.values, dtype=dtype)
-    features = jnp.where(usable[:, None], features, jnp.nan)  # k-means leaves them out
-    # a component starts as its cluster and a little of everything, so that none starts on a single point
-    member = (
-        0.95 * jax.nn.one_hot(kmeans(key, features, components).assignments, components, dtype=share.dtype)
-        + 0.05 / components
-    )
-    everything = estimate(family, jnp.broadcast_to(share[:, None], member.shape), ys)
-    theta = Theta(
-        Categorical.create(jnp.sum(member * share[:, None], 0) / jnp.sum(share)),
-        estimate(everything, member * share[:, None], ys),
-    )
+    weights = jnp.ones(ys.shape[0], ys.dtype if real else family.logits.dtype) if weights is None else weights
+    share = jnp.where(usable(family, ys), weights, 0).astype(ys.dtype if real else family.logits.dtype)
+    share = share / jnp.maximum(jnp.max(share), jnp.finfo(share.dtype).tiny)
+    units = scales(ys, share) if real else None
+    start = gaussian(ys, components, covariance_type, weights=share) if family is None else family
+    features = ys if real else jax.nn.one_hot(ys, family.values, dtype=share.dtype)
+    assignments = kmeans(key, features, components, weights=share).assignments
+    stand_in = ys[jnp.argmax(share > 0)]
+
+    def weigh(ys, share, assignments):
+        ys = jnp.where((share > 0).reshape(-1, *(1,) * (ys.ndim - 1)), ys, stand_in)
+        near = share if units is None else share * nearness(ys, units)
+        return share[:, None] * memberships(assignments, near, components), (jnp.nan_to_num(ys) if real else ys,)
+
+    def together(ys, share, assignments):
+        member, data = weigh(ys, share, assignments)
+        return jnp.broadcast_to(jnp.sum(member, -1, keepdims=True), member.shape), data
+
+    rows = ys, share, assignments
+    if family is not None:  # its parameters may be anything: digits are kept from where all components are alike
+        start = estimate_rows(start, together, *rows)
+    size = sum_rows(lambda counted, *rows: jnp.sum(weigh(*rows)[0] * counted[:, None], 0), *rows)
+    theta = Theta(Categorical.create(jnp.where(jnp.sum(size) > 0, size, 1)), estimate_rows(start, weigh, *rows))
     return elbo.Params(theta, jax.tree.map(jnp.copy, theta))
 
 
 @partial(jax.jit, static_argnames=("components", "covariance_type"))
-def gaussian(ys: jax.Array, components: int, covariance_type: Covariance = "full") -> MultivariateNormal:
-    """Gaussian components [K] like the whole of the data [N, D], with a floor of 1e-3 of its standard deviation.
+def gaussian(
+    ys: jax.Array, components: int, covariance_type: Covariance = "full", *, weights: jax.Array | None = None
+) -> Any:
+    """Gaussian components [K] at the location and with the spread of the data, and a floor of 1e-3 of the spread.
 
     Args:
-      ys: data, [N, D]; a NaN is not looked at.
+      ys: data, [N, D]; a NaN is left out.
       components: K.
-      covariance_type: "full", "tied" or "spherical".
+      covariance_type: "full", "tied" or "spherical" for a `MultivariateNormal`, "diag" for a `Normal`.
+      weights: [N], 1 by default.
     """
-    if ys.ndim != 2 or not jnp.issubdtype(ys.dtype, jnp.floating):
-        raise ValueError(f"ys: got {ys.dtype}{list(ys.shape)}, expected floating-point data [N, D]")
-    spread = jnp.nan_to_num(jnp.nanstd(ys, 0))
-    largest = jnp.max(spread)
-    floor = 1e-3 * jnp.where(spread > 0, spread, jnp.where(largest > 0, largest, 1))
-    scale = jnp.maximum(spread, floor)
-    covariance = {
-        "full": jnp.tile(jnp.diag(scale**2), (components, 1, 1)),
-        "tied": jnp.diag(scale**2),
-        "spherical": jnp.full(components, jnp.mean(scale**2), ys.dtype),
+    units = scales(_array(ys), weights)
+    mean, spread = (jnp.tile(a, (components, 1)) for a in units)
+    if covariance_type == "diag":
+        return Normal.create(mean, spread, floor=units.floor())
+    largest = jnp.max(units.spread)
+    scale = {
+        "full": spread,
+        "tied": units.spread,
+        "spherical": jnp.tile(largest * jnp.sqrt(jnp.mean((units.spread / largest) ** 2)), components),
     }
-    if covariance_type not in covariance:
-        raise ValueError(f"covariance_type: got {covariance_type!r}, expected one of {sorted(covariance)}")
-    mean = jnp.tile(jnp.nan_to_num(jnp.nanmean(ys, 0)), (components, 1))
-    return MultivariateNormal.create(mean, covariance[covariance_type], covariance_type=covariance_type, floor=floor)
+    if covariance_type not in scale:
+        raise ValueError(f"covariance_type: got {covariance_type!r}, expected one of {sorted([*scale, 'diag'])}")
+    return MultivariateNormal.of_scale(
+        mean, scale[covariance_type], covariance_type=covariance_type, floor=units.floor()
+    )
+
+
+def _array(ys: Any, integers: bool = False) -> jax.Array:
+    """The data as one array [N, D] of floating-point numbers, or [N] of integers; raises otherwise."""
+    if hasattr(ys, "ndim"):
+        if ys.ndim == 2 and jnp.issubdtype(ys.dtype, jnp.floating):
+            return jnp.asarray(ys)
+        if ys.ndim == 1 and integers and jnp.issubdtype(ys.dtype, jnp.integer):
+            return jnp.asarray(ys)
+    got = f"{ys.dtype}{list(ys.shape)}" if hasattr(ys, "ndim") else f"a {type(ys).__name__}"
+    raise ValueError(
+        f"ys: got {got}, expected one array of floating-point data [N, D] (scalars: ys[:, None], columns: "
+        "jnp.column_stack(...)), or integers [N] with a Categorical family"
+    )
 
 
 def sample(key: jax.Array, theta: Theta, count: int) -> tuple[jax.Array, Any]:

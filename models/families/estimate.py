@@ -1,11 +1,14 @@
 """Fitting a family to weighted data when nothing is latent."""
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from elbo.family import with_tap
+
+from ..chunks import sum_rows
 
 Tree = Any
 
@@ -41,5 +44,25 @@ def estimate(family: Any, weights: jax.Array, *data: Tree, rounds: int = 2) -> A
     >>> estimate(Categorical(jnp.zeros(2)), jnp.ones(4), jnp.array([0, 1, 1, 1])).probabilities().tolist()
     [0.25, 0.75]
     """
+    return estimate_rows(family, lambda weights, *data: (weights, data), weights, *data, rounds=rounds)
+
+
+def estimate_rows(family: Any, weigh: Callable[..., tuple[jax.Array, tuple]], *rows: Tree, rounds: int = 2) -> Any:
+    """The same of data whose weights are made chunk by chunk: no array of [N, *batch] numbers is.
+
+    Args:
+      family: as in `estimate`.
+      weigh: `weigh(*rows)` of a chunk of rows -> (weights [n, *batch], data).
+      rows: pytrees with a leading axis N.
+      rounds: how often.
+    """
+
+    def chunk(family, counted, *rows):
+        weights, data = weigh(*rows)
+        return weighted_statistics(family, weights * counted.reshape(-1, *(1,) * (weights.ndim - 1)), *data)
+
+    def once(_, family):
+        return family.maximize(sum_rows(lambda *args: chunk(family, *args), *rows))
+
     # a loop that is not unrolled takes half as long to compile
-    return jax.lax.fori_loop(0, rounds, lambda _, f: f.maximize(weighted_statistics(f, weights, *data)), family)
+    return jax.lax.fori_loop(0, rounds, once, family)
