@@ -7,8 +7,10 @@ import jax.numpy as jnp
 
 import elbo
 
+from .chunks import sum_rows
 from .criteria import one_of_each
 from .families import LinearGaussian
+from .scales import scales
 
 
 class Theta(NamedTuple):
@@ -69,32 +71,54 @@ def linear_encoder(psi: LinearPsi, y: jax.Array) -> elbo.MultivariateNormal:
 
 
 def init(
-    key: jax.Array, ys: jax.Array, latent: int, *, noise: Literal["diagonal", "spherical"] = "diagonal"
+    key: jax.Array,
+    ys: jax.Array,
+    latent: int,
+    *,
+    noise: Literal["diagonal", "spherical"] = "diagonal",
+    weights: jax.Array | None = None,
 ) -> elbo.Params:
     """Small random loadings around the data's mean; the noise takes the rest of the variance.
 
+    All in units of each column's spread (`models.scales`), with a floor of a thousandth of it; spherical noise, which
+    has one unit for all columns, of their root mean square.
+
     Args:
       key: PRNG key.
-      ys: data, [N, D], floating point; data that hold a NaN or an infinity are not looked at.
+      ys: data, [N, D], floating point; data that hold a NaN or an infinity are left out.
       latent: Q.
       noise: "diagonal" (factor analysis) or "spherical" (PPCA).
+      weights: [N], 1 by default; data of weight 0 are left out.
 
     >>> ys = jax.random.normal(jax.random.key(0), (50, 4))
     >>> params = init(jax.random.key(1), ys, 2)
     >>> elbo.evidence(model(2))(params, ys).shape
     (50,)
     """
+    if getattr(ys, "ndim", None) != 2 or not jnp.issubdtype(ys.dtype, jnp.floating):
+        got = f"{ys.dtype}{list(ys.shape)}" if hasattr(ys, "ndim") else f"a {type(ys).__name__}"
+        raise ValueError(f"ys: got {got}, expected one array of floating-point data [N, D]")
+    if noise not in ("diagonal", "spherical"):
+        raise ValueError(f"noise: got {noise!r}, expected 'diagonal' or 'spherical'")
     ys = jnp.asarray(ys)
-    if ys.ndim != 2 or not jnp.issubdtype(ys.dtype, jnp.floating):
-        raise ValueError(f"ys: got {ys.dtype}{list(ys.shape)}, expected floating-point data [N, D]")
-    usable = jax.vmap(elbo.sum_is_finite)(ys)[:, None]
-    ys = jnp.where(usable, ys, jnp.nan)
-    spread = jnp.nan_to_num(jnp.nanstd(ys, 0))
-    typical = jnp.maximum(jnp.sqrt(jnp.mean(spread**2)), jnp.finfo(ys.dtype).tiny)
-    floor = 1e-3 * typical
-    scale = jnp.maximum(spread, floor) if noise == "diagonal" else typical
-    weights = 0.3 * typical * jax.random.normal(key, (ys.shape[1], latent), ys.dtype)
-    observation = LinearGaussian.create(weights, jnp.nan_to_num(jnp.nanmean(ys, 0)), scale, floor=floor)
+    weights = jnp.ones(ys.shape[0], ys.dtype) if weights is None else jnp.asarray(weights, ys.dtype)
+    weights = jnp.where(jnp.all(jnp.isfinite(ys), -1), weights, 0)
+    weights = weights / jnp.maximum(jnp.max(weights), jnp.finfo(ys.dtype).tiny)
+    units = scales(ys, weights)
+
+    def deviation(counted, ys, weights):
+        part = jnp.where(weights[:, None] > 0, (ys - units.location) / units.spread, 0)
+        return jnp.sum(part * (weights * counted)[:, None], 0)
+
+    # the mean is that of the maximum: from elsewhere EM would have to find it
+    mean = units.location + units.spread * (sum_rows(deviation, ys, weights) / jnp.maximum(jnp.sum(weights), 1))
+    scale, floor = units.spread, units.floor()
+    if noise == "spherical":
+        largest = jnp.max(scale)
+        scale = largest * jnp.sqrt(jnp.mean((scale / largest) ** 2))
+        floor = jnp.maximum(1e-3 * scale, jnp.finfo(ys.dtype).eps * jnp.max(abs(units.location)))
+    loadings = 0.3 * jax.random.normal(key, (ys.shape[1], latent), ys.dtype) * jnp.reshape(scale, (-1, 1))
+    observation = LinearGaussian.create(loadings, mean, scale, floor=floor)
     return elbo.Params(Theta(observation), Theta(jax.tree.map(jnp.copy, observation)))
 
 

@@ -11,11 +11,11 @@ import jax.numpy as jnp
 import elbo
 
 from .criteria import free_parameters, one_of_each
+from .emission import MixtureEmission, clustered, scattered
 from .families import Categorical
+from .families import data as of_family
 from .families.data import data_log_prob
-from .families.estimate import estimate
-from .kmeans import kmeans
-from .mixture import gaussian
+from .mixture import Covariance
 
 Tree = Any
 Emit = Callable[..., jax.Array]
@@ -45,7 +45,7 @@ class Frames(NamedTuple):
     """What is seen of one sequence. A bare array is `Frames(array)`.
 
     Attributes:
-      values: [T, ...], what is emitted. A frame that holds a NaN is missing: it is summed out.
+      values: [T, ...], what is emitted. A frame that holds a NaN, here or in its inputs, is missing: it is summed out.
       inputs: [T, ...], what the emission depends on besides the state (regressors, earlier frames), or None.
       observed: bool [T], False for frames that are missing, or None.
     """
@@ -53,31 +53,6 @@ class Frames(NamedTuple):
     values: jax.Array
     inputs: Tree = None
     observed: jax.Array | None = None
-
-
-class MixtureEmission(NamedTuple):
-    """A mixture of C components in each of K states: ln p(y | k) = ln Σ_c w_kc p_kc(y), with closed-form M steps.
-
-    Attributes:
-      weights: `Categorical` over C with batch shape (K,).
-      components: a family with batch shape (K, C).
-    """
-
-    weights: Categorical
-    components: Any
-
-    def log_prob(self, y: jax.Array) -> jax.Array:
-        """[K], nats."""
-        each = jnp.maximum(data_log_prob(self.components, y), elbo.LOG_ZERO)
-        indicators = jnp.eye(self.weights.values, dtype=each.dtype)
-        return jax.nn.logsumexp(each + jax.vmap(self.weights.log_prob, out_axes=1)(indicators), axis=-1)
-
-    def sample(self, key: jax.Array) -> Tree:
-        """One draw per state, [K, ...]."""
-        which, what = jax.random.split(key)
-        chosen = self.weights.sample(which)
-        pick = jax.vmap(lambda draws, component: draws[component])
-        return jax.tree.map(lambda draws: pick(draws, chosen), self.components.sample(what))
 
 
 def emissions(theta: Theta, y: Tree, emit: Emit | None = None) -> jax.Array:
@@ -151,18 +126,29 @@ def usable(y: Tree) -> jax.Array:
     return sequence.is_sound() & elbo.sum_is_finite(elbo.zero_unless(present, (frames.values, frames.inputs)))
 
 
-@partial(jax.jit, static_argnames=("states", "start"))
+@partial(jax.jit, static_argnames=("states", "start", "covariance_type"))
 def init(
-    key: jax.Array, ys: Tree, states: int, *, family: Any = None, stay: float = 0.9, start: Start = "free"
+    key: jax.Array,
+    ys: Tree,
+    states: int,
+    *,
+    family: Any = None,
+    weights: jax.Array | None = None,
+    covariance_type: Covariance = "full",
+    stay: float = 0.9,
+    start: Start = "free",
 ) -> elbo.Params:
     """Starting parameters: emissions by k-means++ on all frames, sticky transitions; vmappable over keys.
 
     Args:
       key: PRNG key.
-      ys: a batch of sequences: floating-point frames [N, T, D], or integers [N, T] for a `Categorical` family.
+      ys: a batch of sequences: floating-point frames [N, T, D], or integers [N, T] for a `Categorical` family. Frames
+        that are missing, not finite, or such that the family cannot give them, are left out.
       states: K.
-      family: the kind of emission, with batch shape (K,), or a `MixtureEmission`; by default a full
-        `MultivariateNormal` whose floor is a thousandth of the data's standard deviation.
+      family: the kind of emission, with batch shape (K,), or a `MixtureEmission`; by default `mixture.gaussian` of the
+        frames, whose floor is a thousandth of the spread of each column.
+      weights: [N], 1 by default, of the sequences.
+      covariance_type: of the default family: "full", "tied", "spherical" or "diag".
       stay: probability of staying in a state.
       start: as in `model`.
 
@@ -186,11 +172,16 @@ def init(
     batch = getattr(kind, "batch_shape", (states,))
     if batch[:1] != (states,):
         raise ValueError(f"family: got batch shape {list(batch)}, expected its first axis to be the {states} states")
+    inputs = _flat(frames.inputs)
+    present &= of_family.usable(kind, flat, *inputs)
+    dtype = kind.logits.dtype if integers else flat.dtype
+    weights = jnp.ones(len(values), dtype) if weights is None else jnp.asarray(weights, dtype)
+    share = jnp.where(present, jnp.repeat(weights, values.shape[1]), 0)
+    share = share / jnp.maximum(jnp.max(share), jnp.finfo(dtype).tiny)
     if integers:
-        emission = _scattered(key, flat, present, family)
+        emission = scattered(key, flat, share, family)
     else:
-        emission = _clustered(key, flat, present, states, family, frames.inputs)
-    dtype = jax.tree.leaves(emission)[0].dtype
+        emission = clustered(key, flat, share, states, family, inputs, covariance_type)
     first = Categorical(jnp.zeros(states, dtype)) if start == "free" else None
     theta = Theta(first, sticky(states, stay, dtype), emission)
     return elbo.Params(theta, jax.tree.map(jnp.copy, theta))
@@ -300,59 +291,17 @@ def _with_stand_ins(present: jax.Array, tree: Tree) -> Tree:
 
 
 def _present(frames: Frames) -> jax.Array:
-    """Frames that are not missing, bool [T]."""
-    values = frames.values
-    present = jnp.ones(values.shape[0], bool) if frames.observed is None else frames.observed
-    if jnp.issubdtype(values.dtype, jnp.inexact):
-        present &= ~jnp.any(jnp.isnan(values), axis=tuple(range(1, values.ndim)))
+    """Frames that are not missing, bool [T]: neither their values nor their inputs hold a NaN."""
+    present = jnp.ones(frames.values.shape[0], bool) if frames.observed is None else frames.observed
+    for a in jax.tree.leaves((frames.values, frames.inputs)):
+        if jnp.issubdtype(a.dtype, jnp.inexact):
+            present &= ~jnp.any(jnp.isnan(a), axis=tuple(range(1, a.ndim)))
     return present
 
 
-def _scattered(key, flat, present, family):
-    """The frequencies of the values, multiplied in each state by random numbers from a gamma distribution."""
-    if isinstance(family, MixtureEmission):
-        return MixtureEmission(_even(family), _scattered(key, flat, present, family.components))
-    index = jnp.where(present & (flat >= 0), flat, family.values)
-    counts = jnp.zeros(family.values + 1, family.logits.dtype).at[index].add(1)[:-1]
-    noise = jnp.log(jax.random.gamma(key, 2.0, family.logits.shape, family.logits.dtype))
-    return Categorical(jnp.log(counts + 1) + noise)
-
-
-def _clustered(key, flat, present, states, family, inputs):
-    flat = jnp.where(present[:, None], flat, jnp.nan)
-    family = gaussian(flat, states) if family is None else family
-    data: tuple = (flat,)
-    if inputs is not None:
-        data += (jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:]), inputs),)
-    data = _with_stand_ins(present, data)
-
-    def members(key, rows, parts):
-        # a part starts as its cluster and a little of everything, so that none starts on a single frame
-        nearest = kmeans(key, rows, parts).assignments
-        return 0.95 * jax.nn.one_hot(nearest, parts, dtype=flat.dtype) + 0.05 / parts
-
-    state = jnp.where(present[:, None], members(key, flat, states), 0)
-    if not isinstance(family, MixtureEmission):
-        return _estimated(family, present, state, data)
-    parts = family.weights.values
-    mine = jnp.argmax(state, 1) == jnp.arange(states)[:, None]
-    rows = jnp.where(mine[..., None], flat, jnp.nan)
-    each = jax.vmap(members, (0, 0, None), 1)(jax.random.split(jax.random.fold_in(key, 1), states), rows, parts)
-    share = state[..., None] * each
-    weights = Categorical.create(
-        jnp.sum(share, 0) / jnp.maximum(jnp.sum(state, 0), jnp.finfo(flat.dtype).tiny)[:, None]
-    )
-    return MixtureEmission(weights, _estimated(family.components, present, share, data))
-
-
-def _estimated(family, present, member, data):
-    """The family of maximum likelihood for members [N, *batch], started where all frames count alike."""
-    every = jnp.broadcast_to(present.reshape(-1, *(1,) * (member.ndim - 1)), member.shape)
-    return estimate(estimate(family, every, *data), member, *data)
-
-
-def _even(emission):
-    return Categorical(jnp.zeros_like(emission.weights.logits))
+def _flat(inputs):
+    """The inputs [N, T, ...] of a batch of sequences as a tuple of none, or of one pytree of frames."""
+    return () if inputs is None else (jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:]), inputs),)
 
 
 def _name(a):

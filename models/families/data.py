@@ -27,7 +27,7 @@ def usable(family: Any, *data: Tree) -> jax.Array:
     """Which of a batch of data, with a leading axis N, are finite and can come from the family; bool [N]."""
     flags = [jnp.all(jnp.isfinite(a).reshape(a.shape[0], -1), 1) for a in jax.tree.leaves(data) if _real(a)]
     if hasattr(family, "supports"):
-        flags.append(jax.vmap(family.supports)(*data))
+        flags.append(jax.vmap(family.supports)(data[0]))
     return jnp.all(jnp.stack([jnp.ones(len(jax.tree.leaves(data)[0]), bool), *flags]), 0)
 
 
