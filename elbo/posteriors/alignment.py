@@ -11,6 +11,7 @@ from ..numerics import IMPOSSIBLE, LOG_ZERO, PRECISION, within
 from ..sequence import Labelled, padded
 from . import alignment_log, alignment_passes
 from .alignment_path import Sizes, States, clean, join, split
+from .chain_log import settled_score
 from .derive import affine_potentials
 from .protocol import same_shapes
 
@@ -96,6 +97,7 @@ class Alignment:
         potentials, sizes = self._clean()
         path, weight = alignment_log.best(potentials, sizes)
         score = jnp.where(weight <= IMPOSSIBLE, LOG_ZERO, self._score(potentials, self.path(path)))
+        score = settled_score(score, potentials)
         return jnp.where(score > IMPOSSIBLE, path, -1), score
 
     def sample(self, key: jax.Array) -> jax.Array:

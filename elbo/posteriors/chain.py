@@ -7,12 +7,12 @@ from typing import Any, ClassVar
 import jax
 import jax.numpy as jnp
 
-from ..numerics import IMPOSSIBLE, LOG_ZERO, within
+from ..numerics import IMPOSSIBLE, LOG_ZERO, require_number, within
 from ..sequence import padded
 from . import chain_log, chain_passes, chain_relaxed
 from .chain_path import Path, clean, inner
 from .derive import affine_potentials
-from .protocol import positive, same_shapes
+from .protocol import same_shapes
 
 
 @jax.tree_util.register_dataclass
@@ -87,8 +87,8 @@ class Chain:
         """
         potentials, length = self._clean()
         states = chain_log.best(potentials, length)
-        score = inner(potentials, self.path(states))
-        return jnp.where(score > IMPOSSIBLE, states, -1), chain_log.settle(score)
+        score = chain_log.settled_score(inner(potentials, self.path(states)), potentials)
+        return jnp.where(score > IMPOSSIBLE, states, -1), score
 
     def sample(self, key: jax.Array) -> Path:
         """One path, exactly from P: the states forwards, filtered, then drawn backwards. O(T K²)."""
@@ -98,11 +98,13 @@ class Chain:
     def relaxed(self, key: jax.Array, temperature: float | jax.Array) -> Path:
         """A path of soft states, differentiable in the potentials; as the temperature falls to 0 it is `sample(key)`.
 
-        O(T K²).
+        The temperature may be traced; one that is not positive then gives NaN. O(T K²).
         """
-        positive("temperature", temperature)
+        require_number("temperature", temperature, lambda t: t > 0, "a positive number")
         potentials, length = self._clean()
-        return chain_relaxed.sample(potentials, length, self._noise(key), jnp.asarray(temperature, self.states.dtype))
+        temperature = jnp.asarray(temperature, self.states.dtype)
+        temperature = jnp.where(temperature > 0, temperature, jnp.nan)
+        return chain_relaxed.sample(potentials, length, self._noise(key), temperature)
 
     def path(self, states: jax.Array) -> Path:
         """The indicator of states [T], integers; what they are in the padding does not matter.

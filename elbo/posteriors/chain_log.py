@@ -1,11 +1,13 @@
 """Chains in log space: slow, right for all potentials, and differentiable by JAX itself any number of times."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from jax.lax import stop_gradient
 from jax.nn import logsumexp
 
-from ..numerics import IMPOSSIBLE, LOG_ZERO, within
+from ..numerics import IMPOSSIBLE, LOG_ZERO, sum_is_finite, within
 from .chain_path import Path, steps_mask
 
 
@@ -170,8 +172,13 @@ def trace(last: jax.Array, choose, xs, inside: jax.Array) -> jax.Array:
 
 
 def settle(log_z: jax.Array) -> jax.Array:
-    """ln Z, which is `LOG_ZERO` where no path is possible; then no gradient flows."""
-    return jnp.where(log_z <= IMPOSSIBLE, LOG_ZERO, log_z)
+    """ln Z, which is `LOG_ZERO` where no path is possible, and then no gradient flows; NaN for +∞."""
+    return jnp.where(log_z <= IMPOSSIBLE, LOG_ZERO, jnp.where(log_z == jnp.inf, jnp.nan, log_z))
+
+
+def settled_score(score: jax.Array, potentials: Any) -> jax.Array:
+    """The log potential of a best path, in the same way; NaN if any potential is no number."""
+    return jnp.where(sum_is_finite(potentials), settle(score), jnp.nan)
 
 
 def pairwise_sum(x: jax.Array) -> jax.Array:

@@ -119,9 +119,3 @@ def same_shapes(name: str, z: Tree, like: Tree) -> None:
     shapes, expected = ([list(jnp.shape(a)) for a in jax.tree.leaves(tree)] for tree in (z, like))
     if shapes != expected:
         raise ValueError(f"{name}: got shapes {shapes}, expected {expected}; use jax.vmap over a batch")
-
-
-def positive(name: str, value: float | jax.Array) -> None:
-    """Raises unless the value of the argument of that name is a positive scalar, as far as that is known."""
-    if jnp.shape(value) != () or (not isinstance(value, jax.core.Tracer) and not float(value) > 0):
-        raise ValueError(f"{name}: got {value}, expected a positive number")

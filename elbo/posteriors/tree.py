@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from ..numerics import IMPOSSIBLE, LOG_ZERO, widen, within
 from ..sequence import padded
 from . import tree_log, tree_passes
-from .chain_log import settle
+from .chain_log import settled_score
 from .derive import affine_potentials
 from .protocol import same_shapes
 from .tree_parse import Parse, Spans, clean, inner
@@ -95,7 +95,8 @@ class Tree:
         potentials, length = self._clean()
         spans = tree_log.best(potentials, tree_log.no_spans(potentials), length)
         possible = jnp.any(spans.tags >= 0)
-        score = jnp.where(possible, settle(inner(potentials, self.parse(spans))), LOG_ZERO)
+        score = jnp.where(possible, inner(potentials, self.parse(spans)), LOG_ZERO)
+        score = settled_score(score, potentials)
         return jax.tree.map(lambda a: jnp.where(score > IMPOSSIBLE, a, -1), spans), score
 
     def consensus(self) -> Spans:

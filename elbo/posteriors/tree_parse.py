@@ -63,8 +63,8 @@ class Shifted(NamedTuple):
 
 
 def clean(potentials: Parse, length: jax.Array) -> Parse:
-    """Log potentials with zeros in the padding and `LOG_ZERO` for −∞; all NaN where the length is not in 1..T."""
-    root, rules, tags = potentials
+    """Log potentials, 0 in the padding, `LOG_ZERO` for −∞ and NaN for ∞; all NaN if the length is not in 1..T."""
+    root, rules, tags = (jnp.where(a == jnp.inf, jnp.nan, a) for a in potentials)
     tags = jnp.where((jnp.arange(len(tags)) < length)[:, None], tags, 0)
     root = jnp.where((length >= 1) & (length <= len(tags)), root, jnp.nan)
     return Parse(*(jnp.maximum(a, LOG_ZERO) for a in (root, rules, tags)))

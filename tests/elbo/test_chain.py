@@ -5,7 +5,6 @@ import pytest
 
 import elbo
 from elbo import LOG_ZERO, Chain, Padded, Path, StructureError
-from elbo.numerics import IMPOSSIBLE
 from elbo.polynomial import degree
 from elbo.posteriors import chain_log
 from models.families import Categorical
@@ -190,36 +189,6 @@ def test_float32_under_x64(x64, key):
     q = jax.tree.map(lambda a: a.astype(jnp.float32) if a.dtype == jnp.float64 else a, random_chain(0, 4, 2))
     for value in jax.tree.leaves(jax.eval_shape(everything, q, q, key)):
         assert value.dtype in (jnp.float32, jnp.int32, jax.dtypes.float0)
-
-
-@pytest.mark.parametrize("homogeneous", [True, False])
-def test_impossible(x64, homogeneous):
-    q = random_chain(5, 4, 2, homogeneous=homogeneous)
-    blocked = jnp.full((2, 2), LOG_ZERO)
-    chains = [
-        q,
-        Chain(jnp.full(2, -jnp.inf), q.transition, q.states, q.length),
-        Chain(q.initial, blocked if homogeneous else q.transition.at[1].set(blocked), q.states, q.length),
-        Chain(q.initial, q.transition, q.states.at[2].set(-jnp.inf), q.length),
-    ]
-
-    def loss(q):
-        mean = q.mean()
-        return q.log_partition() + q.entropy() + sum(jnp.sum(a**2) for a in mean)
-
-    @jax.jit
-    @jax.vmap
-    def f(q):
-        return q.log_partition(), q.entropy(), q.mean(), q.log_prob(q.mode()), jax.grad(loss, allow_int=True)(q)
-
-    log_z, entropy, mean, log_p, gradient = f(stack(chains))
-    assert (log_z[1:] == LOG_ZERO).all() and (entropy[1:] == LOG_ZERO).all() and (log_p[1:] <= IMPOSSIBLE).all()
-    gradients = (gradient.initial, gradient.transition, gradient.states)
-    assert all((a[1:] == 0).all() for a in [*mean, *gradients])
-    truth = enumerated(q)
-    np.testing.assert_allclose([log_z[0], entropy[0]], [truth["log_partition"], truth["entropy"]], rtol=1e-12)
-    close(jax.tree.map(lambda a: a[0], mean), truth["mean"], atol=1e-13)
-    assert all(jnp.isfinite(a).all() and a[0].any() for a in gradients)
 
 
 def test_nan_does_not_pass_silently():

@@ -137,14 +137,15 @@ def test_a_cold_relaxed_path_is_the_sample_of_the_same_key(x64, key):
 
 
 def test_relaxed_paths_avoid_what_is_impossible_with_finite_gradients(key):
-    """float32, a transition and a state of probability zero."""
+    """float32, a transition and a state of probability zero. The temperature is traced."""
     transition = jnp.array([[0.0, -jnp.inf, 0.0], [0.0, 0.0, 0.0], [-jnp.inf, 0.0, 0.0]])
     states = jnp.zeros((5, 3)).at[2, 1].set(-jnp.inf)
 
-    @partial(jax.jit, static_argnames="temperature")
+    @jax.jit
     @partial(jax.grad, has_aux=True)
     def slope(numbers, temperature):
         path = elbo.Chain(*numbers, jnp.array(5)).relaxed(key, temperature)
+        Relaxed(temperature)(jnp.sum, elbo.Categorical(numbers[0]), key)
         return jnp.sum(jnp.sin(path.states @ jnp.arange(3.0))) + path.transitions[1, 1] ** 2, path
 
     for temperature in (0.01, 1.0):
