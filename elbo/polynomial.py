@@ -116,6 +116,41 @@ def separable(f: Callable[[jax.Array], jax.Array], z: jax.Array) -> bool:
     return all(form.coupling <= _SUM and not form.obstacle for form in _forms(f, z, jnp.shape(z)))
 
 
+def meets(f: Callable[[Tree], Tree], z: Tree) -> set[str]:
+    """Names of JAX's operations that values depending on z meet in f; of a choice, only where z decides.
+
+    >>> sorted(meets(lambda z: jnp.where(z > 0, jnp.exp(z), 0.0) + jnp.log(2.0), 1.0))
+    ['add', 'exp', 'gt', 'select_n']
+    """
+    names: set[str] = set()
+
+    def walk(jaxpr, reads):
+        body: Jaxpr = getattr(jaxpr, "jaxpr", jaxpr)
+        known = {v for v, read in zip(body.invars, reads, strict=True) if read}
+        for eqn in body.eqns:
+            operands = [not hasattr(v, "val") and v in known for v in eqn.invars]
+            if not any(operands):
+                continue
+            known.update(eqn.outvars)
+            name, parts = eqn.primitive.name, [b for p in eqn.params.values() for b in _bodies(p)]
+            if name in CALLS:
+                walk(eqn.params["call_jaxpr"] if "call_jaxpr" in eqn.params else eqn.params["jaxpr"], operands)
+                continue
+            for part in parts:  # of a loop, or a branch: everything in it may depend on z
+                walk(part, [True] * len(getattr(part, "jaxpr", part).invars))
+            if not (name in ("select_n", "cond") and not operands[0]) and not (parts and name != "cond"):
+                names.add(name)
+
+    jaxpr = jax.make_jaxpr(f)(z).jaxpr
+    walk(jaxpr, [True] * len(jaxpr.invars))
+    return names
+
+
+def _bodies(parameter: Any) -> list[Any]:
+    candidates = parameter if isinstance(parameter, tuple) else (parameter,)
+    return [p for p in candidates if isinstance(getattr(p, "jaxpr", p), Jaxpr)]
+
+
 def _forms(f: Callable, z: Tree, shape: tuple[int, ...] | None) -> list[_Form]:
     jaxpr = jax.make_jaxpr(f)(z).jaxpr
     start = _Form(1, _SUM if shape is None else _LOCAL)

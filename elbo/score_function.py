@@ -22,7 +22,8 @@ class ScoreFunction:
 
     The baseline b_i knows nothing of z_i, so it takes variance away and adds no bias. The value is the plain mean of f.
     Needs nothing of q but `sample` and `log_prob`: f may be any function of z. Gradients only: a second derivative
-    through q is not that of the expectation.
+    through q is not that of the expectation. Where q draws a z that is impossible the value is about `LOG_ZERO`, for L
+    is −∞.
 
     Williams 1992; Kool, van Hoof & Welling, "Buy 4 REINFORCE samples, get a baseline for free!", 2019.
 

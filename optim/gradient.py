@@ -14,6 +14,7 @@ from elbo.objective import batch_length, bound
 
 from .chunks import ChunkSize, check_weights, screen, split, sum_over_chunks
 from .guard import choose_finite
+from .impossible import is_hidden
 from .moving import join, part
 from .priors import log_prior
 from .rule import Info
@@ -144,6 +145,11 @@ def ascend(
     else:
         moved, finite = moving, jnp.array(True)
     per_datum = jnp.where(sums.weight > 0, sums.bound / jnp.where(sums.weight > 0, sums.weight, 1), jnp.nan)
+    hidden = is_hidden(
+        *(ascent.model, ascent.estimator, assemble(join(moving, whole)), ys, weights, keys),
+        *(sums.dropped, ascent.chunk_size),
+    )
+    per_datum = jnp.where(hidden, -jnp.inf, per_datum)
     info = Info(
         elbo=per_datum,
         objective=per_datum + extra / size(sums),

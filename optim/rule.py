@@ -16,7 +16,8 @@ class Info(NamedTuple):
 
     Attributes:
       elbo: L per datum in nats, the weighted mean over the data that are feasible; larger is better. After an exact E
-        step it is ln P_Θ(y) per datum.
+        step it is ln P_Θ(y) per datum. −∞ where the q of a possible datum draws z that are impossible: by chance such a
+        datum is feasible, and a mean over those that are would be no bound.
       objective: what the rule climbs: `elbo`, plus the log prior (where there is one) divided by the total weight.
       feasible: bool, whether every datum of non-zero weight has a finite L.
       dropped: int, how many have not; they move nothing.

@@ -15,6 +15,7 @@ from elbo.objective import batch_length
 from elbo.untapped import require_taps
 
 from .chunks import ChunkSize, check_weights, screen, split, sum_over_chunks
+from .impossible import is_hidden
 from .priors import add_prior, flatten
 
 Tree = Any
@@ -26,7 +27,7 @@ class Statistics(NamedTuple):
     Attributes:
       families: Θ with each family replaced by Σ_y w E_q[T], in that family's own coordinates; None for other leaves,
         and for families whose statistics were not wanted.
-      elbo: Σ w L(Ψ, Θ, y) over the feasible data, nats.
+      elbo: Σ w L(Ψ, Θ, y) over the feasible data, nats; −∞ where a sampled q draws what is impossible.
       weight: Σ w over the feasible data.
       dropped: number of data of non-zero weight that are not feasible; int.
     """
@@ -81,9 +82,10 @@ def expected_statistics(
     leaves, treedef = flatten(params.theta)
     asked = leaves if moving is None else treedef.flatten_up_to(moving)
     tapped = tuple(is_family(leaf) and a is not None for leaf, a in zip(leaves, asked, strict=True))
-    return sum_over_chunks(
-        partial(_summarize, model, estimator, tapped), params, ys, weights, split(key, size), chunk_size
-    )
+    keys = split(key, size)
+    sums = sum_over_chunks(partial(_summarize, model, estimator, tapped), params, ys, weights, keys, chunk_size)
+    hidden = is_hidden(model, estimator, params, ys, weights, keys, sums.dropped, chunk_size)
+    return sums._replace(elbo=jnp.where(hidden, -jnp.inf, sums.elbo))
 
 
 def maximize(theta: Tree, statistics: Statistics, *, prior: Tree = None) -> Tree:

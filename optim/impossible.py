@@ -1,0 +1,50 @@
+"""What sampled bounds hide: a q that draws what is impossible has L = −∞, however well the possible draws do."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from elbo import Model, Params
+from elbo.draws import draws_the_impossible, may_draw_the_impossible
+from elbo.estimators import Estimator
+
+from .chunks import ChunkSize
+
+Tree = Any
+
+
+def is_hidden(
+    model: Model,
+    estimator: Estimator | None,
+    params: Params,
+    ys: Tree,
+    weights: jax.Array,
+    keys: jax.Array | None,
+    dropped: jax.Array,
+    chunk_size: ChunkSize,
+) -> jax.Array:
+    """Whether the q of a datum draws what is impossible, so that no mean over the feasible data is a bound; a bool.
+
+    Looked at only where data were dropped, for one of these may be such a datum, and only where L may be sampled and z
+    be impossible.
+
+    Args:
+      model, estimator, params: of the rule.
+      ys, weights, keys: the data, leading axis N, and a key for each, or None.
+      dropped: how many data are not feasible.
+      chunk_size: data looked at in one go; None for all.
+    """
+    first = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape[1:], a.dtype), ys)
+    if keys is None or not may_draw_the_impossible(model, params, first):
+        return jnp.array(False)
+
+    def one(data):
+        y, weight, key = data
+        return draws_the_impossible(model, params, y, key, estimator) & (weight > 0) & model.usable(y)
+
+    def look():
+        data, some = (ys, weights, keys), 256 if chunk_size == "auto" else chunk_size
+        return jnp.any(jax.vmap(one)(data) if some is None else jax.lax.map(one, data, batch_size=some))
+
+    return jax.lax.cond(dropped > 0, look, lambda: jnp.array(False))
