@@ -8,6 +8,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from .devices import axes_of, varying
 from .numerics import PRECISION
 
 _UNROLLED = 8
@@ -246,10 +247,10 @@ def _limiter(lower: jax.Array, unit: jax.Array) -> jax.Array:
             triangle = jnp.where(here[:, None], along[..., None, :], triangle)
             return rest - (last / norm)[..., :, None] * along[..., None, :], triangle
 
-        return jax.lax.fori_loop(0, size, row, (matrix, jnp.zeros_like(matrix)))[1]
+        return jax.lax.fori_loop(0, size, row, (matrix, varying(jnp.zeros_like(matrix), axes_of(matrix))))[1]
 
     needed = jnp.sum((lower * unit[..., None, :]) ** 2, (-2, -1)) > 1
-    start = jnp.broadcast_to(identity, lower.shape), needed
+    start = varying((jnp.broadcast_to(identity, lower.shape), needed), axes_of(lower, unit))
     return jax.lax.while_loop(lambda carry: jnp.any(carry[1]), stage, start)[0]
 
 

@@ -1,108 +1,117 @@
 """Sums over data, a chunk at a time: the memory needed is that of one chunk."""
 
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax.extend.core import Jaxpr
 
-from elbo import Model, Params, widen
+from elbo import Model, Params
+from elbo.chunks import ChunkSize, automatic_size, check_chunk_size
+from elbo.devices import axes_of, varying
+from elbo.dtypes import at_least_single, converted, dtype_of
+from elbo.numerics import is_feasible
 
+from .screen import replaced, settle
 from .sharing import share
 
 Tree = Any
-ChunkSize = int | Literal["auto"] | None
 
-_PROBE = 127  # data: a prime, to tell the axes of the data from others
-_SMALLEST = 32
-_CPU_BYTES, _ACCELERATOR_BYTES = 3 << 20, 1 << 28
+
+class Sums(NamedTuple):
+    """What a batch adds up to.
+
+    Attributes:
+      values: Σ w of what was asked for, over the feasible data; a pytree.
+      bound: Σ w L over them, nats.
+      weight: Σ w over them.
+      dropped: how many data, of a weight other than 0, are not among them; int.
+    """
+
+    values: Tree
+    bound: jax.Array
+    weight: jax.Array
+    dropped: jax.Array
 
 
 def sum_over_chunks(
-    f: Callable[..., Tree], shared: Tree, ys: Tree, weights: jax.Array, keys: jax.Array | None, chunk_size: ChunkSize
-) -> Tree:
-    """Σ over chunks of `f(shared, ys, weights, keys)`, a pytree of sums over data weighted by weights.
+    model: Model,
+    linear: Callable[..., tuple],
+    params: Params,
+    shared: Tree,
+    ys: Tree,
+    weights: jax.Array,
+    keys: jax.Array | None,
+    chunk_size: ChunkSize,
+) -> Sums:
+    """Σ over the feasible data, a chunk at a time; the others, and those of weight 0, add nothing, not even NaN · 0.
+
+    On the devices of a `jax.shard_map`, each sums its own data.
 
     Args:
-      f: additive in the data: a datum of weight 0 must add nothing.
+      model: says which data can be used.
+      linear: `linear(shared, ys, keys)` -> L of each datum [N], and `pull(weights)` -> the weighted sum, a pytree.
+      params: tell the dtype that data are converted to.
       shared: pytree that every chunk reads.
       ys, weights, keys: the data, leading axis N; keys may be None.
       chunk_size: data in a chunk; None for all at once; "auto" for as many as the fast memory holds. N need not be a
         multiple.
     """
-    size = weights.shape[0]
-    if chunk_size is not None and chunk_size != "auto" and chunk_size < 1:
-        raise ValueError(
-            f'chunk_size: got {chunk_size}, expected a positive number of data, "auto", or None for all at once'
-        )
-    f = share(f)
+    check_chunk_size(chunk_size, "chunk_size")
+    size, dtype, axes = weights.shape[0], dtype_of(params), axes_of(shared, ys, weights, keys)
+    shared, ys, weights, keys = varying((shared, ys, weights, keys), axes)
+
+    def once(shared, ys, weights, keys):
+        bounds, pull = linear(shared, ys, keys)
+        feasible = is_feasible(bounds)
+        used = jnp.where(feasible, weights, 0)
+        return (pull(used), jnp.sum(used * jnp.where(feasible, bounds, 0)), jnp.sum(used)), feasible
+
+    def prepared(ys, weights, keys):
+        return converted(ys, dtype), weights, keys
+
     if chunk_size == "auto":
-        chunk_size = automatic_size(f, shared, ys, weights, keys)
-    if chunk_size is None or chunk_size >= size:
-        return f(shared, ys, weights, keys)
+        chunk_size = automatic_size(lambda shared, *data: once(shared, *prepared(*data)), shared, (ys, weights, keys))
+    chunk_size = min(size if chunk_size is None else chunk_size, size)
+    few = jax.tree.map(lambda a: a[:chunk_size], (ys, weights, keys))  # for their shapes
+    compact, consts, (shapes, _) = share(once, shared, *prepared(*few))
 
-    def chunk(total, start):
-        # the last chunk overlaps the one before it, and counts those data with weight 0: no padded copy of ys
-        begin = jnp.minimum(start, size - chunk_size)
-        y, w, k = jax.tree.map(lambda a: jax.lax.dynamic_slice_in_dim(a, begin, chunk_size), (ys, weights, keys))
-        fresh = begin + jnp.arange(chunk_size) >= start
-        return jax.tree.map(jnp.add, total, f(shared, y, jnp.where(fresh, w, 0), k)), None
+    def part(good, consts, shared, *data):
+        ys, weights, keys = prepared(*data)
+        ys, keys = replaced(good, (ys, keys))
+        sums, feasible = compact(consts, shared, ys, jnp.where(good, weights, 0), keys)
+        return sums, good & feasible
 
-    zero = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), jax.eval_shape(f, shared, ys, weights, keys))
-    return jax.lax.scan(chunk, zero, jnp.arange(0, size, chunk_size))[0]
+    def whole(good, consts, shared, *data):
+        def chunk(carry, start):
+            # the last chunk overlaps the one before it, and leaves those data out: no padded copy of ys
+            total, left = carry
+            begin = jnp.minimum(start, size - chunk_size)
+            g, *d = jax.tree.map(lambda a: jax.lax.dynamic_slice_in_dim(a, begin, chunk_size), (good, *data))
+            fresh = begin + jnp.arange(chunk_size) >= start
+            sums, feasible = part(g & fresh, consts, shared, *d)
+            known = jax.lax.dynamic_slice_in_dim(left, begin, chunk_size)
+            left = jax.lax.dynamic_update_slice_in_dim(left, jnp.where(fresh, feasible, known), begin, 0)
+            # where no datum of a chunk is feasible its sums may be NaN
+            total = jax.tree.map(lambda t, s: t + jnp.where(sums[-1] > 0, s, 0).astype(t.dtype), total, sums)
+            return varying((total, left), axes), None
 
+        nothing = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), shapes)
+        return jax.lax.scan(chunk, varying((nothing, good), axes), jnp.arange(0, size, chunk_size))[0]
 
-def automatic_size(f: Callable[..., Tree], shared: Tree, ys: Tree, weights: jax.Array, keys: jax.Array | None) -> int:
-    """How many data to look at in one go: so many that the largest array has 3 MB (a CPU's cache), at least 32.
-
-    On an accelerator 256 MB, for there it is the memory that counts. The arguments are those of `sum_over_chunks`.
-    """
-    if weights.shape[0] <= _SMALLEST:
-        return weights.shape[0]
-    few = jax.tree.map(lambda a: jax.ShapeDtypeStruct((_PROBE, *a.shape[1:]), a.dtype), (ys, weights, keys))
-    largest = _largest(jax.make_jaxpr(f)(shared, *few).jaxpr) / _PROBE
-    budget = _CPU_BYTES if jax.default_backend() == "cpu" else _ACCELERATOR_BYTES
-    size = min(weights.shape[0], max(_SMALLEST, int(budget / largest) // _SMALLEST * _SMALLEST))
-    count = -(-weights.shape[0] // size)
-    # where much would be looked at twice, chunks of one size, which need not be a multiple of anything
-    return size if count * size <= 1.1 * weights.shape[0] else -(-weights.shape[0] // count)
-
-
-def _largest(jaxpr: Jaxpr) -> int:
-    """Bytes of the largest array with an axis of the probe's length."""
-    arrays: list[Any] = [v.aval for eqn in jaxpr.eqns for v in eqn.outvars]
-    sizes = [a.size * a.dtype.itemsize for a in arrays if _PROBE in getattr(a, "shape", ())]
-    params = [
-        p for eqn in jaxpr.eqns for value in eqn.params.values() for p in (value if type(value) is tuple else (value,))
-    ]
-    inner = [_largest(b) for b in (getattr(p, "jaxpr", p) for p in params) if isinstance(b, Jaxpr)]
-    return max([1, *sizes, *inner])
-
-
-def screen(model: Model, ys: Tree, weights: jax.Array) -> tuple[Tree, jax.Array, jax.Array]:
-    """Data that cannot be used, or have weight 0, replaced by one that can, with weight 0; and how many could not.
-
-    NaN times weight 0 is NaN: junk must not be looked at, not even with weight 0.
-    """
-    ys = widen(ys)
-    usable = jax.vmap(model.usable)(ys)
-    good = usable & (weights > 0)
-    first = jnp.argmax(good)
-
-    def replace(leaf):
-        stand_in = leaf[first]
-        if jnp.issubdtype(leaf.dtype, jnp.inexact):
-            stand_in = jnp.where(jnp.isfinite(stand_in), stand_in, 0)
-        return jnp.where(good.reshape(-1, *(1,) * (leaf.ndim - 1)), leaf, stand_in)
-
-    return jax.tree.map(replace, ys), jnp.where(good, weights, 0), jnp.sum(~usable & (weights > 0), dtype=jnp.int32)
+    if chunk_size < size:
+        shapes = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, at_least_single(a.dtype)), shapes)
+    valid = jnp.isfinite(weights) & (weights >= 0)
+    meant = valid & (weights > 0)
+    good = meant & jax.vmap(lambda y: model.usable(converted(y, dtype)))(ys)
+    f = part if chunk_size == size else whole
+    (values, bound, weight), left = settle(f, shapes, good, consts, shared, ys, weights, keys)
+    return Sums(values, bound, weight, jnp.sum(~valid | (meant & ~left), dtype=jnp.int32))
 
 
 def check_weights(weights: jax.Array | None, size: int, params: Params) -> jax.Array:
-    """Weights [N] in the parameters' floating-point type, 1 by default; raises on another shape."""
-    dtypes = [leaf.dtype for leaf in jax.tree.leaves(params) if jnp.issubdtype(leaf.dtype, jnp.floating)]
-    dtype = jnp.result_type(*dtypes) if dtypes else float
+    """Weights [N] in the dtype that sums over data are taken in, 1 by default; raises on another shape."""
+    dtype = at_least_single(dtype_of(params))
     if weights is None:
         return jnp.ones(size, dtype)
     if jnp.shape(weights) != (size,):

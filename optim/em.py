@@ -4,10 +4,10 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from elbo import Model, Params, remembered
+from elbo.chunks import ChunkSize
 from elbo.estimators import Estimator
 
 from .arguments import require_model, require_params
-from .chunks import ChunkSize
 from .m_step import MStep
 from .rule import Rule, rule_of
 from .statistics import expected_statistics

@@ -7,13 +7,15 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from elbo import Model, Params, is_family, sum_is_finite
+from elbo import IMPOSSIBLE, Model, Params, is_family, sum_is_finite
+from elbo.chunks import ChunkSize
+from elbo.devices import axes_of, varying
+from elbo.dtypes import widened
 from elbo.estimators import Estimator
-from elbo.numerics import is_feasible
 from elbo.objective import batch_length, bound
 
-from .chunks import ChunkSize, check_weights, screen, split, sum_over_chunks
-from .guard import choose_finite
+from .chunks import check_weights, split, sum_over_chunks
+from .guard import choose, finite_or
 from .impossible import is_hidden
 from .moving import join, part
 from .priors import log_prior
@@ -47,17 +49,11 @@ class Ascent(NamedTuple):
     def init(self, whole: Tree, chosen: Tree) -> Tree:
         """The optimiser's state for the chosen leaves; where there are none, the optimiser is not asked."""
         moving = part(whole, chosen)
-        return self.optimizer.init(moving) if jax.tree.leaves(moving) else ()
+        return self.optimizer.init(_visible(moving)) if jax.tree.leaves(moving) else ()
 
     def with_total(self, total: jax.Array | None) -> "Ascent":
         """The same with another `total`, unless that is None."""
         return self if total is None else self._replace(total=total)
-
-
-class _Sums(NamedTuple):
-    bound: jax.Array
-    weight: jax.Array
-    dropped: jax.Array
 
 
 def ascend(
@@ -72,7 +68,10 @@ def ascend(
 ) -> tuple[Tree, Tree, Info]:
     """Moves the chosen leaves of `whole`, a part of the parameters, one optimiser step up the objective per datum.
 
-    The optimiser sees nothing but the chosen leaves, with None in place of the others.
+    The optimiser sees nothing but the chosen leaves, with None in place of the others. Numbers that stand for ln 0
+    (`LOG_ZERO`, and log odds as large) are constants: they have no gradient, and the optimiser, which would take them
+    for numbers of size 1e30, sees 0. On the devices of a `jax.shard_map` each climbs on its own data; to climb on all
+    of them, let the optimiser take the mean of the gradients (`jax.lax.pmean`).
 
     Args:
       ascent: see `Ascent`.
@@ -83,38 +82,39 @@ def ascend(
       ys, weights, key: as in `Update`.
 
     Returns:
-      The new whole and state, and the `Info` of the parameters given. If the sum of the gradient is not finite they
-      are the old ones, all of them; where the optimiser makes a single number infinite or NaN, that number stays.
+      The new whole and state, and the `Info` of the parameters given. If the gradient or the optimiser's step is not
+      finite nothing moves; `_witnesses` says what of the step is looked at.
     """
     weights = check_weights(weights, batch_length(ys), assemble(whole))
+    keys, axes = split(key, weights.shape[0]), axes_of(assemble(whole), state, ys, weights, key)
+    whole, state = varying((whole, state), axes)
     moving = part(whole, chosen)
-    keys = split(key, weights.shape[0])
 
-    def total(moving, ys, weights, keys):
-        ys, weights, unusable = screen(ascent.model, ys, weights)
-        params = assemble(join(moving, whole))
-        values = jax.vmap(lambda y, k: bound(ascent.model, params, y, k, ascent.estimator))(ys, keys)
-        feasible = is_feasible(values)
-        used = jnp.where(feasible, weights, 0)
-        dropped = unusable + jnp.sum(~feasible & (weights > 0), dtype=jnp.int32)
-        value = jnp.sum(used * jnp.where(feasible, values, 0))
-        return value, _Sums(value, jnp.sum(used), dropped)
+    def params_of(moving):
+        return varying(widened(assemble(join(moving, whole))), axes)
 
-    def slope(moving, ys, weights, keys):
-        gradient, sums = jax.grad(total, has_aux=True)(moving, ys, weights, keys)
-        return sums, gradient
+    def bounds(moving, ys, keys):
+        params = params_of(moving)
+        return jax.vmap(lambda y, k: bound(ascent.model, params, y, k, ascent.estimator))(ys, keys)
+
+    def values(moving, ys, keys):
+        return bounds(moving, ys, keys), lambda weights: ()
+
+    def slopes(moving, ys, keys):
+        out, pull = jax.vjp(lambda moving: bounds(moving, ys, keys), moving)
+        return out, lambda weights: pull(weights.astype(out.dtype))[0]
+
+    def add_up(linear, moving):
+        return sum_over_chunks(ascent.model, linear, params_of(moving), moving, ys, weights, keys, ascent.chunk_size)
 
     def size(sums):
         return jnp.where(sums.weight > 0, sums.weight, 1) if ascent.total is None else ascent.total
 
     def penalty(moving):
-        return log_prior(assemble(join(moving, whole)).theta, ascent.prior)
+        return log_prior(params_of(moving).theta, ascent.prior)
 
-    def loss(moving):
-        sums = sum_over_chunks(lambda *args: total(*args)[1], moving, ys, weights, keys, ascent.chunk_size)
-        return -(sums.bound + penalty(moving)) / size(sums)
-
-    sums, gradient = sum_over_chunks(slope, moving, ys, weights, keys, ascent.chunk_size)
+    sums = add_up(slopes, moving)
+    gradient = sums.values
     value, extra = sums.bound, 0.0
     if ascent.prior is not None:
         extra, slope_of_prior = jax.value_and_grad(penalty)(moving)
@@ -123,19 +123,26 @@ def ascend(
     optimizer = optax.with_extra_args_support(ascent.optimizer)
 
     def step(moving, state, gradient):
-        downhill = jax.tree.map(lambda g: g * scale, gradient)
+        downhill = jax.tree.map(lambda g, p: (g * scale).astype(p.dtype), gradient, moving)
         downhill, inside = _inward(downhill, whole, chosen)
 
-        def along(moving):
-            return loss(inside(moving))
+        def end(seen):
+            return inside(_restored(seen, moving))
 
-        value_now = value * scale
-        updates, state = optimizer.update(downhill, state, moving, value=value_now, grad=downhill, value_fn=along)
-        moved = inside(optax.apply_updates(moving, updates))
-        return choose_finite(moved, moving), state, sum_is_finite(_witnesses(updates))
+        def loss(seen):
+            there = end(seen)
+            trial = add_up(values, there)
+            # a mean over fewer data is none to compare with
+            return jnp.where(trial.weight < sums.weight, jnp.inf, -(trial.bound + penalty(there)) / size(trial))
+
+        seen, value_now = _visible(moving), value * scale
+        updates, state = optimizer.update(downhill, state, seen, value=value_now, grad=downhill, value_fn=loss)
+        finite = sum_is_finite(_witnesses(updates))
+        moved = finite_or(end(optax.apply_updates(seen, updates)), moving)
+        return varying((choose(finite, moved, moving), state, finite), axes)
 
     def stay(moving, state, gradient):
-        return moving, state, sum_is_finite(gradient)
+        return varying((moving, state, sum_is_finite(gradient)), axes)
 
     # without data nothing moves, neither towards a prior nor by a momentum
     go = sum_is_finite(gradient) if ascent.total is not None else sum_is_finite(gradient) & (sums.weight > 0)
@@ -161,6 +168,20 @@ def ascend(
         weight=sums.weight,
     )
     return join(moved, whole), state, info
+
+
+def _visible(moving: Tree) -> Tree:
+    """The parameters as an optimiser sees them: 0 for the numbers that stand for ln 0 or ln ∞."""
+    return jax.tree.map(lambda a: jnp.where(_is_limit(a), 0, a), moving)
+
+
+def _restored(seen: Tree, moving: Tree) -> Tree:
+    """What an optimiser made of the visible parameters, with the numbers that it did not see as they were."""
+    return jax.tree.map(lambda new, old: jnp.where(_is_limit(old), old, new), seen, moving)
+
+
+def _is_limit(a: jax.Array) -> jax.Array:
+    return jnp.abs(a) >= -IMPOSSIBLE
 
 
 def _inward(gradient: Tree, whole: Tree, chosen: Tree) -> tuple[Tree, Callable[[Tree], Tree]]:

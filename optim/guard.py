@@ -13,9 +13,14 @@ Tree = Any
 def keep_finite(new: Tree, old: Tree) -> tuple[Tree, jax.Array]:
     """The new tree if all its numbers are finite, else the old one; and whether they were (a bool scalar)."""
     finite = sum_is_finite(new)
-    return jax.tree.map(lambda a, b: jnp.where(finite, a, b), new, old), finite
+    return choose(finite, new, old), finite
 
 
-def choose_finite(new: Tree, old: Tree) -> Tree:
+def choose(first: jax.Array, a: Tree, b: Tree) -> Tree:
+    """The tree a if `first` (a bool scalar), else b."""
+    return jax.tree.map(lambda a, b: jnp.where(first, a, b), a, b)
+
+
+def finite_or(new: Tree, old: Tree) -> Tree:
     """Each number of new that is finite, else that of old; the trees must match."""
-    return jax.tree.map(lambda a, b: jnp.where(jnp.isfinite(a), a, b), new, old)
+    return jax.tree.map(lambda a, b: jnp.where(jnp.isfinite(a), a, b).astype(b.dtype), new, old)

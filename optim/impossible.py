@@ -6,10 +6,10 @@ import jax
 import jax.numpy as jnp
 
 from elbo import Model, Params
+from elbo.chunks import ChunkSize
+from elbo.devices import axes_of, varying
 from elbo.draws import draws_the_impossible, may_draw_the_impossible
 from elbo.estimators import Estimator
-
-from .chunks import ChunkSize
 
 Tree = Any
 
@@ -45,6 +45,7 @@ def is_hidden(
 
     def look():
         data, some = (ys, weights, keys), 256 if chunk_size == "auto" else chunk_size
-        return jnp.any(jax.vmap(one)(data) if some is None else jax.lax.map(one, data, batch_size=some))
+        return varying(jnp.any(jax.vmap(one)(data) if some is None else jax.lax.map(one, data, batch_size=some)), axes)
 
-    return jax.lax.cond(dropped > 0, look, lambda: jnp.array(False))
+    axes = axes_of(params, ys, weights, keys, dropped)
+    return jax.lax.cond(dropped > 0, look, lambda: varying(jnp.array(False), axes))

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from elbo import Params, is_family
+from elbo.dtypes import widened
 
 from .averages import Rate, average, begin
 from .guard import keep_finite
@@ -68,6 +69,7 @@ class MStep:
 
 def info_of(theta: Tree, statistics: Statistics, seen: Statistics, prior: Tree, finite: jax.Array) -> Info:
     """What the statistics say of the parameters that they were measured with; `seen` are those that the M step read."""
+    theta = widened(theta)
     total = jnp.where(statistics.weight > 0, statistics.weight, 1)
     bound = jnp.where(statistics.weight > 0, statistics.elbo / total, jnp.nan)
     return Info(

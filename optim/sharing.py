@@ -14,21 +14,31 @@ from jax.extend.core import Jaxpr
 _CALLS = {"jit", "pjit", "closed_call"}
 
 
-def share(f: Callable[..., Any]) -> Callable[..., Any]:
+def share(f: Callable[..., Any], *args: Any) -> tuple[Callable[..., Any], list, Any]:
     """f, of pytrees of arrays, with equal operations on equal arrays computed once; same values and derivatives.
 
+    Args:
+      f: traced once, here.
+      args: its arguments, or others of the same shapes.
+
+    Returns:
+      `g(consts, *args)`, those consts (the tracers that f closes over), and the shapes of what it returns.
+
     >>> import jax.numpy as jnp
-    >>> f = share(lambda x: jnp.sin(x) + jnp.sin(x))
-    >>> str(jax.make_jaxpr(f)(1.0)).count("sin")
+    >>> g, consts, _ = share(lambda x: jnp.sin(x) + jnp.sin(x), 1.0)
+    >>> str(jax.make_jaxpr(g)(consts, 1.0)).count("sin")
     1
     """
+    closed, shape = jax.make_jaxpr(f, return_shape=True)(*args)
+    traced = [isinstance(c, jax.core.Tracer) for c in closed.consts]
 
-    def shared(*args):
-        closed, shape = jax.make_jaxpr(f, return_shape=True)(*args)
-        out = _evaluate(closed.jaxpr, closed.consts, jax.tree.leaves(args), {})
+    def shared(consts, *args):
+        known = iter(consts)
+        every = [next(known) if t else c for c, t in zip(closed.consts, traced, strict=True)]
+        out = _evaluate(closed.jaxpr, every, jax.tree.leaves(args), {})
         return jax.tree.unflatten(jax.tree.structure(shape), out)
 
-    return shared
+    return shared, [c for c, t in zip(closed.consts, traced, strict=True) if t], shape
 
 
 def _evaluate(jaxpr: Jaxpr, consts: Sequence, args: Sequence, known: dict) -> list:

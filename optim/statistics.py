@@ -7,14 +7,16 @@ import jax
 import jax.numpy as jnp
 
 from elbo import Model, Params, is_family
+from elbo.chunks import ChunkSize
+from elbo.devices import axes_of, varying
+from elbo.dtypes import widened
 from elbo.estimators import Automatic, Estimator, expect_with_entropy
 from elbo.exact import terms
 from elbo.family import with_tap
-from elbo.numerics import is_feasible
 from elbo.objective import batch_length
 from elbo.untapped import require_taps
 
-from .chunks import ChunkSize, check_weights, screen, split, sum_over_chunks
+from .chunks import check_weights, split, sum_over_chunks
 from .impossible import is_hidden
 from .priors import add_prior, flatten
 
@@ -64,7 +66,8 @@ def expected_statistics(
         may be read in any way, see `require_taps`. All are wanted by default.
 
     Returns:
-      `Statistics`, whose sums over parts of the data equal those of the whole.
+      `Statistics`, whose sums over parts of the data equal those of the whole. On the devices of a `jax.shard_map` each
+      sums its own part; `jax.lax.psum` of them is the whole.
 
     >>> import elbo
     >>> from models.families import Bernoulli
@@ -82,10 +85,13 @@ def expected_statistics(
     leaves, treedef = flatten(params.theta)
     asked = leaves if moving is None else treedef.flatten_up_to(moving)
     tapped = tuple(is_family(leaf) and a is not None for leaf, a in zip(leaves, asked, strict=True))
-    keys = split(key, size)
-    sums = sum_over_chunks(partial(_summarize, model, estimator, tapped), params, ys, weights, keys, chunk_size)
+    keys, axes = split(key, size), axes_of(params, ys, weights, key)
+    wide = varying(widened(params), axes)
+    linear = partial(_linear, model, estimator, tapped, axes)
+    sums = sum_over_chunks(model, linear, wide, wide, ys, weights, keys, chunk_size)
+    families = jax.tree.map(lambda s: jnp.where(sums.weight > 0, s, 0), sums.values)  # NaN if no datum is feasible
     hidden = is_hidden(model, estimator, params, ys, weights, keys, sums.dropped, chunk_size)
-    return sums._replace(elbo=jnp.where(hidden, -jnp.inf, sums.elbo))
+    return Statistics(families, jnp.where(hidden, -jnp.inf, sums.bound), sums.weight, sums.dropped)
 
 
 def maximize(theta: Tree, statistics: Statistics, *, prior: Tree = None) -> Tree:
@@ -97,10 +103,10 @@ def maximize(theta: Tree, statistics: Statistics, *, prior: Tree = None) -> Tree
       prior: theta with each family replaced by a prior (`statistics(family)`, `log_prob(family)`) or None; None for
         none.
     """
-    leaves, treedef = flatten(theta)
-    families = treedef.flatten_up_to(add_prior(theta, statistics.families, prior))
+    leaves, treedef = flatten(widened(theta))
+    families = treedef.flatten_up_to(add_prior(widened(theta), statistics.families, prior))
     new = [leaf if s is None else leaf.maximize(s) for leaf, s in zip(leaves, families, strict=True)]
-    return treedef.unflatten(new)
+    return jax.tree.map(lambda a, old: a.astype(jnp.asarray(old).dtype), treedef.unflatten(new), theta)
 
 
 def count_empty(theta: Tree, families: Tree) -> jax.Array:
@@ -118,10 +124,10 @@ def count_floored(theta: Tree) -> jax.Array:
     return sum((jnp.sum(f, dtype=jnp.int32) for f in floored), jnp.zeros((), jnp.int32))
 
 
-def _summarize(model, estimator, tapped, params, ys, weights, keys) -> Statistics:
-    ys, weights, unusable = screen(model, ys, weights)
+def _linear(model, estimator, tapped, axes, params, ys, keys):
+    """L of each datum [N], and how to sum E_q[T] over data with weights."""
     leaves, treedef = flatten(params.theta)
-    zeros = [leaf.zero_statistics() if t else None for leaf, t in zip(leaves, tapped, strict=True)]
+    zeros = varying([leaf.zero_statistics() if t else None for leaf, t in zip(leaves, tapped, strict=True)], axes)
 
     def insert(taps):
         return treedef.unflatten([a if t is None else with_tap(a, t) for a, t in zip(leaves, taps, strict=True)])
@@ -142,13 +148,5 @@ def _summarize(model, estimator, tapped, params, ys, weights, keys) -> Statistic
         return sum(statistics), sum(values) + entropy
 
     # E_q⟨taps, T⟩ is linear in the taps: its transpose, applied to the weights, sums E_q[T] over the data
-    _, pull, bounds = jax.vjp(lambda taps: jax.vmap(datum, (None, 0, 0))(taps, ys, keys), zeros, has_aux=True)
-    feasible = is_feasible(bounds)
-    used = jnp.where(feasible, weights, 0)
-    (families,) = pull(used)
-    return Statistics(
-        treedef.unflatten(families),
-        jnp.sum(used * jnp.where(feasible, bounds, 0)),
-        jnp.sum(used),
-        unusable + jnp.sum(~feasible & (weights > 0), dtype=jnp.int32),
-    )
+    out, pull, bounds = jax.vjp(lambda taps: jax.vmap(datum, (None, 0, 0))(taps, ys, keys), zeros, has_aux=True)
+    return bounds, lambda weights: treedef.unflatten(pull(weights.astype(out.dtype))[0])

@@ -6,10 +6,10 @@ from typing import Any
 import optax
 
 from elbo import Model, Params
+from elbo.chunks import ChunkSize
 from elbo.estimators import Estimator
 
 from .arguments import require_model, require_optimizer, require_params
-from .chunks import ChunkSize
 from .gradient import Ascent, ascend
 from .moving import moves
 from .rule import Rule, rule_of

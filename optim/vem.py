@@ -7,10 +7,10 @@ import jax
 import optax
 
 from elbo import Model, Params
+from elbo.chunks import ChunkSize
 from elbo.estimators import Estimator
 
 from .arguments import require_model, require_optimizer, require_params
-from .chunks import ChunkSize
 from .gradient import Ascent, ascend
 from .m_step import MStep
 from .moving import moves

@@ -3,11 +3,11 @@
 import jax
 import jax.numpy as jnp
 
+from ..devices import axes_of, varying
 from ..numerics import IMPOSSIBLE, LOG_ZERO
 from .chain_factors import product
 from .chain_path import Path, steps_mask
 from .chain_unless import unless
-from .derive import _varying
 
 # The scaled passes keep what falls far behind at a floor (`chain_factors`), which would also lend a little weight to a
 # state that nothing reaches, and through it to others. So a state is made impossible in the frames in which no path
@@ -26,7 +26,7 @@ def without_unreached(potentials: Path, length: jax.Array) -> tuple[jax.Array, j
         return jnp.where(reach, potentials.states, LOG_ZERO), arrives
 
     free = jnp.all(initial > IMPOSSIBLE) & jnp.all(transitions > IMPOSSIBLE)
-    everything = states, _varying(jnp.array(True), jax.typeof(states))
+    everything = states, varying(jnp.array(True), axes_of(states))
     return unless(free, everything, search, potentials, length)
 
 

@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from ..devices import varies_over, varying
 from ..polynomial import KINDS, dependence
 
 Tree = Any
@@ -71,26 +72,10 @@ def template(log_joint: Callable[[Tree], jax.Array], shape: Tree) -> Tree:
             f"log_joint: returned {out.dtype}{list(out.shape)} for one datum, expected a floating-point scalar (or a "
             "tuple of scalars). log_joint sees one datum without a batch axis; sum over its own axes"
         )
-    return fill(lambda s: _varying(jnp.zeros(s, out.dtype), out))
+    return fill(lambda s: varying(jnp.zeros(s, out.dtype), varies_over(out)))
 
 
 def origin(f: Callable[[jax.Array], jax.Array], z: jax.Array) -> jax.Array:
     """Zeros like z, to differentiate a scalar f at."""
     zeros = jnp.zeros_like(z)
-    return _varying(zeros, jax.eval_shape(f, zeros))
-
-
-def _varying(zeros: jax.Array, value: jax.ShapeDtypeStruct) -> jax.Array:
-    """Zeros that vary over the devices of a jax.shard_map as value does.
-
-    JAX sums the gradient in an array that is the same on all devices over these devices.
-    """
-    axes = _axes(value) - _axes(jax.typeof(zeros))
-    return jax.lax.pcast(zeros, tuple(axes), to="varying") if axes else zeros
-
-
-def _axes(kind: Any) -> frozenset:
-    """The mesh axes that a type varies over: `vma`, from jax 0.10 on `manual_axis_type.varying`."""
-    if hasattr(kind, "vma"):
-        return kind.vma or frozenset()
-    return getattr(kind.manual_axis_type, "varying", frozenset())
+    return varying(zeros, varies_over(jax.eval_shape(f, zeros)))

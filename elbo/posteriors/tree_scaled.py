@@ -5,10 +5,10 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from .. import devices
 from ..numerics import IMPOSSIBLE, LOG_ZERO, PRECISION
 from . import tree_chart
 from .chain_unless import unless
-from .derive import _varying
 from .tree_chart import Chart
 from .tree_parse import Shifted
 
@@ -249,7 +249,7 @@ def dot(subscripts: str, *operands: jax.Array) -> jax.Array:
 
 def varying(tree, like: jax.Array):
     """Arrays that vary over the devices of a jax.shard_map as another does: a loop may not change that."""
-    return jax.tree.map(lambda leaf: _varying(leaf, jax.typeof(like)), tree)
+    return devices.varying(tree, devices.axes_of(like))
 
 
 def _exponent(x: jax.Array) -> jax.Array:

@@ -1,0 +1,51 @@
+"""How many data fit into the fast memory at a time."""
+
+from collections.abc import Callable
+from typing import Any, Literal
+
+import jax
+from jax.extend.core import Jaxpr
+
+Tree = Any
+ChunkSize = int | Literal["auto"] | None
+
+SMALLEST = 32
+_PROBE = 127  # data: a prime, to tell the axes of the data from others
+_CPU_BYTES, _ACCELERATOR_BYTES = 3 << 20, 1 << 28
+
+
+def automatic_size(f: Callable[..., Tree], shared: Tree, data: Tree) -> int:
+    """How many data to take in one go: so many that the largest array of f(shared, *data) has 3 MB (a CPU's cache).
+
+    On an accelerator 256 MB, for there it is the memory that counts; at least 32 data. `data` is a tuple of pytrees
+    with a common leading axis N.
+    """
+    size = jax.tree.leaves(data)[0].shape[0]
+    if size <= SMALLEST:
+        return size
+    few = jax.tree.map(lambda a: jax.ShapeDtypeStruct((_PROBE, *a.shape[1:]), a.dtype), data)
+    largest = _largest(jax.make_jaxpr(f)(shared, *few).jaxpr) / _PROBE
+    budget = _CPU_BYTES if jax.default_backend() == "cpu" else _ACCELERATOR_BYTES
+    fits = min(size, max(SMALLEST, int(budget / largest) // SMALLEST * SMALLEST))
+    count = -(-size // fits)
+    # where much would be looked at twice, chunks of one size, which need not be a multiple of anything
+    return fits if count * fits <= 1.1 * size else -(-size // count)
+
+
+def check_chunk_size(chunk_size: ChunkSize, name: str) -> None:
+    """Raises unless the argument of this name says how many data to take in one go."""
+    if chunk_size is not None and chunk_size != "auto" and chunk_size < 1:
+        raise ValueError(
+            f'{name}: got {chunk_size}, expected a positive number of data, "auto", or None for all at once'
+        )
+
+
+def _largest(jaxpr: Jaxpr) -> int:
+    """Bytes of the largest array with an axis of the probe's length."""
+    arrays: list[Any] = [v.aval for eqn in jaxpr.eqns for v in eqn.outvars]
+    sizes = [a.size * a.dtype.itemsize for a in arrays if _PROBE in getattr(a, "shape", ())]
+    params = [
+        p for eqn in jaxpr.eqns for value in eqn.params.values() for p in (value if type(value) is tuple else (value,))
+    ]
+    inner = [_largest(b) for b in (getattr(p, "jaxpr", p) for p in params) if isinstance(b, Jaxpr)]
+    return max([1, *sizes, *inner])

@@ -1,0 +1,65 @@
+"""Data that are not feasible, left out before the derivative is taken: NaN times weight 0 is NaN."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from elbo import sum_is_finite
+from elbo.devices import axes_of, varying
+
+Tree = Any
+
+
+def settle(f: Callable[..., tuple[Tree, jax.Array]], shapes: Tree, good: jax.Array, *args: Tree) -> tuple:
+    """`f(good, *args)`, where f gives sums over the good data, and which of them are feasible.
+
+    If some are not while a sum is not finite, they may be why, and a second turn of the same compiled loop leaves them
+    out, too. Where all is well there is one turn.
+
+    Args:
+      f: gives `(sums, left)`, `left` bool [N]; it closes over no tracer.
+      shapes: of the sums; zeros of these shapes where no turn is taken.
+      good: which data can be used at all, bool [N].
+      args: the other arguments, pytrees of arrays.
+
+    Returns:
+      The sums and what is left of good. Differentiable in both modes: the derivative is that of the last turn.
+    """
+    axes = axes_of(good, args)
+
+    def loop(good, *args):
+        def body(carry):
+            _, _, good = carry
+            sums, left = f(good, *args)
+            return varying((jnp.any(left != good) & ~sum_is_finite(sums), sums, left), axes)
+
+        nothing = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
+        start = varying((jnp.array(True), nothing, good), axes)
+        return jax.lax.while_loop(lambda carry: carry[0], body, start)[1:]
+
+    settled = jax.custom_jvp(loop)
+
+    @settled.defjvp
+    def settled_jvp(primals, tangents):
+        # a loop whose turns depend on the data has no derivative in reverse mode; its last turn has
+        _, left = loop(*jax.lax.stop_gradient(primals))
+        return jax.jvp(lambda *args: f(left, *args), primals[1:], tangents[1:])
+
+    return settled(good, *args)
+
+
+def replaced(good: jax.Array, data: Tree) -> Tree:
+    """Data, a pytree of arrays with a leading axis N, with those that are not good replaced by the first that is."""
+    size = good.shape[0]
+    # a minimum is vectorised where argmax is not
+    first = jnp.minimum(jnp.min(jnp.where(good, jnp.arange(size), size)), size - 1)
+
+    def replace(leaf):
+        stand_in = leaf[first]
+        if jnp.issubdtype(leaf.dtype, jnp.inexact):
+            stand_in = jnp.where(jnp.isfinite(stand_in), stand_in, 0)  # if none is good
+        return jnp.where(good.reshape(-1, *(1,) * (leaf.ndim - 1)), leaf, stand_in)
+
+    return jax.tree.map(replace, data)
