@@ -246,7 +246,7 @@ def _free(family: Any, *alike: Any) -> list[tuple]:
 
 def _names(family: Any) -> list[str]:
     """The name of the field that each leaf of a family belongs to, "" where EM does not move it."""
-    fixed = getattr(type(family), "fixed", ())
+    fixed = getattr(family, "fixed", ())
     paths = jax.tree_util.tree_leaves_with_path(family)
     names = [(getattr(path[0], "name", str(path[0])), jnp.result_type(leaf)) for path, leaf in paths]
     return ["" if name in fixed or not jnp.issubdtype(dtype, jnp.floating) else name for name, dtype in names]

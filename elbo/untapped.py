@@ -189,7 +189,7 @@ def _fields(i: int, node: Any, moves: bool) -> list[_Value]:
     """The leaves of a node of theta, of which those of a family that moves must not be read, unless they are fixed."""
     if not moves:
         return [_CONSTANT] * len(jax.tree.leaves(node))
-    me, fixed = frozenset([i]), getattr(type(node), "fixed", ())
+    me, fixed = frozenset([i]), getattr(node, "fixed", ())
     names = [getattr(path[0], "name", None) for path, _ in jax.tree_util.tree_leaves_with_path(node)]
     return [_Value(reads=_NONE if name in fixed else me, image=_Image(me, ())) for name in names]
 

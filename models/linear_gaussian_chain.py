@@ -1,5 +1,6 @@
 """Linear-Gaussian chains (the Kalman model): a latent vector that moves linearly in time, seen through a linear map."""
 
+import dataclasses
 from functools import partial
 from typing import Any, Literal, NamedTuple
 
@@ -11,6 +12,7 @@ from elbo.linalg import matmul, triangular_inverse, triangularize
 
 from .criteria import free_parameters, one_of_each
 from .families import LinearGaussian, MultivariateNormal
+from .scales import scales
 
 Missing = Literal["frames", "entries", "none"]
 
@@ -39,6 +41,9 @@ class Theta(NamedTuple):
         than entries of y, variance S with C S = 0 can be moved between z_1 and the steps: noise + S − A S Aᵀ.
         """
         one_of_each(initial=(self.initial, 0), transition=(self.transition, 0))
+        if any(part.known for part in self):
+            # z has a meaning: it cannot be turned or scaled
+            return free_parameters(tuple(self))
         size = self.transition.event_size
         unseen = max(size - self.observation.bias.size, 0)
         turns, hidden = size * (size - 1) // 2, unseen * (unseen + 1) // 2
@@ -117,40 +122,84 @@ def model(latent: int, *, missing: Missing = "frames") -> elbo.Model:
     return elbo.Model(joint, elbo.exact(joint, elbo.gaussian_chain(latent)), partial(_usable, missing))
 
 
-def init(key: jax.Array, ys: Any, latent: int, *, missing: Missing = "frames") -> elbo.Params:
-    """Small random loadings around the data's mean, on latents that forget at different rates.
+def init(
+    key: jax.Array, ys: Any, latent: int, *, missing: Missing = "frames", weights: jax.Array | None = None
+) -> elbo.Params:
+    """Small random loadings around the data's median, on latents that forget at different rates.
+
+    Follows a shift, a scale and an order of the entries of y, each by itself; less than half of the data, however far
+    away, move nothing. Sequences that `model` cannot use are left out.
 
     Args:
       key: PRNG key.
-      ys: sequences, [N, T, E] or `elbo.Padded` with values of that shape; NaN is missing, infinities are not looked at.
+      ys: sequences, [N, T, E] or `elbo.Padded` with values of that shape; NaN is missing.
       latent: D.
       missing: as in `model`.
+      weights: [N], how often each sequence counts; 1 by default.
 
     >>> ys = jax.random.normal(jax.random.key(0), (2, 9, 3)).at[0, 4].set(jnp.nan)
     >>> params = init(jax.random.key(1), ys, 2)
     >>> elbo.evidence(model(2))(params, ys).shape
     (2,)
     """
+    values, counts = _observed(ys, weights, missing)
+    found = scales(values.reshape(-1, values.shape[-1]), counts)
+    dtype, spread = values.dtype, found.spread
+    # one draw for each entry, whatever its place among the others
+    loadings = 0.3 * spread[:, None] * jax.random.normal(key, (values.shape[-1], latent), dtype)
+    bias, scale, floor = found.location, spread, found.floor()
+    if missing == "entries":
+        loadings, bias, scale, floor = loadings[:, None], bias[:, None], scale[:, None], floor[:, None]
+    rates = jnp.linspace(0.95, 0.5, latent, dtype=dtype)
+    centre = jnp.zeros(latent, dtype)
+    theta = Theta(
+        MultivariateNormal.create(centre, jnp.eye(latent, dtype=dtype), floor=1e-3),
+        LinearGaussian.create(jnp.diag(rates), centre, jnp.sqrt(1 - rates**2), floor=1e-3),
+        LinearGaussian.create(loadings, bias, scale, floor=floor),
+    )
+    return elbo.Params(theta, jax.tree.map(jnp.copy, theta))
+
+
+def _observed(ys: Any, weights: jax.Array | None, missing: Missing = "frames") -> tuple[jax.Array, jax.Array]:
+    """Values [N, T, E], NaN where nothing is observed, and how often each frame counts, [N T]."""
     ys = ys if isinstance(ys, elbo.Padded) else elbo.Padded(jnp.asarray(ys), jnp.full(len(ys), jnp.shape(ys)[1]))
     values = ys.values
     if values.ndim != 3 or not jnp.issubdtype(values.dtype, jnp.floating):
         raise ValueError(f"ys: got {values.dtype}{list(values.shape)}, expected floating-point sequences [N, T, E]")
-    usable = jax.vmap(elbo.Padded.mask)(ys)[..., None] & jnp.isfinite(values)
-    values = jnp.where(usable, values, jnp.nan)
-    spread = jnp.nan_to_num(jnp.nanstd(values, (0, 1)))
-    typical = jnp.maximum(jnp.sqrt(jnp.mean(spread**2)), jnp.finfo(values.dtype).tiny)
-    floor = 1e-3 * typical
-    weights = 0.3 * typical * jax.random.normal(key, (values.shape[-1], latent), values.dtype)
-    bias, scale = jnp.nan_to_num(jnp.nanmean(values, (0, 1))), jnp.maximum(spread, floor)
-    if missing == "entries":
-        weights, bias, scale = weights[:, None], bias[:, None], scale[:, None]
-    rates = jnp.linspace(0.95, 0.5, latent, dtype=values.dtype)
-    centre = jnp.zeros(latent, values.dtype)
-    theta = Theta(
-        MultivariateNormal.create(centre, jnp.eye(latent, dtype=values.dtype), floor=1e-3),
-        LinearGaussian.create(jnp.diag(rates), centre, jnp.sqrt(1 - rates**2), floor=1e-3),
-        LinearGaussian.create(weights, bias, scale, floor=floor),
-    )
+    if weights is not None and jnp.shape(weights) != values.shape[:1]:
+        raise ValueError(f"weights: got {list(jnp.shape(weights))}, expected {[len(values)]}, one for each sequence")
+    each = jnp.ones(len(values), values.dtype) if weights is None else jnp.asarray(weights, values.dtype)
+    usable = jax.vmap(partial(_usable, missing))(ys) & (each > 0)
+    seen = jax.vmap(elbo.Padded.mask)(ys) & usable[:, None]
+    return jnp.where(seen[..., None], values, jnp.nan), jnp.where(seen, each[:, None], 0).reshape(-1)
+
+
+def local_level(ys: Any) -> elbo.Params:
+    """A start for the local level model: a level that walks at random, seen with noise, y_t = z_t + noise.
+
+    What is known of it is held (`known` of the families): A = C = 1, b = d = 0, and a start N(median, (1000 spread)²)
+    of which nothing is known. Free are the two standard deviations. Any structure is written like this: of a local
+    linear trend, say, A = [[1, 1], [0, 1]] and C = [[1, 0]]. A part of z that follows without noise gets a small one.
+
+    Args:
+      ys: sequences of scalars, [N, T, 1] or `elbo.Padded` with values of that shape; NaN is missing.
+
+    >>> params = local_level(jnp.array([[[1.0], [2.0], [jnp.nan], [3.0]]]))
+    >>> params.theta.free_parameters(), params.theta.transition.known
+    (2, ('weights', 'bias'))
+    """
+    values, weights = _observed(ys, None)
+    if values.shape[-1] != 1:
+        raise ValueError(f"ys: got sequences {list(values.shape)}, expected scalars [N, T, 1]")
+    found = scales(values.reshape(-1, 1), weights)
+    one, none = jnp.ones((1, 1), values.dtype), jnp.zeros(1, values.dtype)
+
+    def walk(scale):
+        return LinearGaussian.create(one, none, scale, floor=found.floor(1e-6), known=("weights", "bias"))
+
+    start = MultivariateNormal.of_scale(found.location, 1000 * found.spread)
+    start = dataclasses.replace(start, known=("mean", "covariance"))
+    theta = Theta(start, walk(found.spread / 3), walk(found.spread))
     return elbo.Params(theta, jax.tree.map(jnp.copy, theta))
 
 
@@ -274,7 +323,8 @@ def _emission(observation: LinearGaussian, y: jax.Array, z: jax.Array) -> jax.Ar
     """ln P(y_t | z_t) of one frame, [1], or of each of its entries, [E]."""
     if not observation.batch_shape:
         return observation.log_prob(y, z)[None]
-    axes: Any = LinearGaussian(0, 0, 0, None, None, 0)  # type: ignore[arg-type]  # what vmap runs over
+    # what vmap runs over
+    axes: Any = LinearGaussian(0, 0, 0, None, None, 0, observation.known)  # type: ignore[arg-type]
     return jax.vmap(lambda entry, y: entry.log_prob(y[None], z), (axes, 0))(observation, y)
 
 

@@ -1,8 +1,9 @@
 """Linear regressions with Gaussian noise, on inputs or on latent vectors."""
 
 import math
-from dataclasses import dataclass
-from typing import Any, ClassVar, NamedTuple
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +11,18 @@ import jax.numpy as jnp
 from elbo import PRECISION, density, tapped
 from elbo.linalg import ldl, matmul, triangular_inverse
 
-from .shapes import at_floor, at_least, check_event, check_shape, divide, floating, update_log_scale, weighted
+from .shapes import (
+    at_floor,
+    at_least,
+    check_event,
+    check_names,
+    check_shape,
+    divide,
+    floating,
+    require_positive,
+    update_log_scale,
+    weighted,
+)
 
 
 class Statistics(NamedTuple):
@@ -30,6 +42,9 @@ class Statistics(NamedTuple):
     scale_count: jax.Array
 
 
+_PARAMETERS = {"weights": "weights", "bias": "bias", "scale": "log_scale"}
+
+
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class LinearGaussian:
@@ -46,6 +61,8 @@ class LinearGaussian:
         below the floor counts as the floor, which is part of the density, as in `Normal`.
       centre: [P], moved by nothing; a point amid the x. From one much further away than their spread, digits are lost.
       floor: smallest standard deviation of the noise, [D] or a scalar, in units of y; 0 for none.
+      known: which of "weights", "bias" and "scale" are known, and so moved by nothing: `maximize` estimates the others
+        given these, no gradient moves them, and they are no free parameters.
 
     >>> f = LinearGaussian.create(jnp.array([[1.0, 2.0]]), jnp.array([3.0]), jnp.array([1.0]))
     >>> f.mean(jnp.array([1.0, 1.0])).tolist(), f.log_prob(jnp.array([6.0]), jnp.array([1.0, 1.0])).tolist()
@@ -58,7 +75,7 @@ class LinearGaussian:
     centre: jax.Array
     floor: jax.Array
     tap: Any = None
-    fixed: ClassVar[tuple[str, ...]] = ("centre", "floor")
+    known: tuple[str, ...] = field(default=(), metadata={"static": True})
 
     @classmethod
     def create(
@@ -69,23 +86,37 @@ class LinearGaussian:
         *,
         centre: jax.Array | None = None,
         floor: jax.Array | float = 0.0,
+        known: Sequence[str] = (),
     ) -> "LinearGaussian":
-        """The family with the given regression and standard deviations of the noise; NaN where scale is not positive.
+        """The family with the given regression and standard deviations of the noise.
+
+        Where a scale is not positive, there is no density: an error, or NaN where values are not known yet (under jit).
 
         Args:
           weights: [*batch, D, P].
           bias: [*batch, D].
           scale: [*batch, D], or [*batch] for spherical noise.
           centre: [P], 0 by default.
-          floor: see the class.
+          floor, known: see the class.
+
+        >>> walk = LinearGaussian.create(jnp.eye(1), jnp.zeros(1), jnp.ones(1), known=("weights", "bias"))
+        >>> walk.free_parameters()  # of z_{t+1} = z_t + noise
+        1
         """
         weights = floating("weights", weights, 2)
         bias = check_shape("bias", bias, weights.shape[:-1])
         scale = check_shape("scale", scale, bias.shape, bias.shape[:-1])
         centre = jnp.zeros_like(weights, shape=weights.shape[-1:]) if centre is None else centre
         centre = check_shape("centre", centre, weights.shape[-1:])
+        known = check_names("known", known, _PARAMETERS)
+        require_positive("scale", scale, "a noise of exactly 0 has no density: give it a small one")
         log_scale = jnp.log(jnp.where(scale > 0, scale, jnp.nan))
-        return cls(weights, bias, log_scale, centre, jnp.asarray(floor, weights.dtype))
+        return cls(weights, bias, log_scale, centre, jnp.asarray(floor, weights.dtype), known=known)
+
+    @property
+    def fixed(self) -> tuple[str, ...]:
+        """Names of the fields that no gradient moves."""
+        return ("centre", "floor", *(_PARAMETERS[name] for name in self.known))
 
     @property
     def batch_shape(self) -> tuple[int, ...]:
@@ -118,7 +149,7 @@ class LinearGaussian:
     def project(self) -> "LinearGaussian":
         """The same distribution, with no log_scale below the floor's."""
         log_scale = at_least(self.log_scale, self._floor())
-        return LinearGaussian(self.weights, self.bias, log_scale, self.centre, self.floor, self.tap)
+        return replace(self, log_scale=self.log_scale if "scale" in self.known else log_scale)
 
     def mean(self, x: jax.Array) -> jax.Array:
         """E[y | x] for one x [P], [*batch, D]."""
@@ -163,7 +194,7 @@ class LinearGaussian:
 
     def free_parameters(self) -> int:
         """How many free numbers the batch of components has."""
-        return self.weights.size + self.bias.size + self.log_scale.size
+        return sum(getattr(self, place).size for name, place in _PARAMETERS.items() if name not in self.known)
 
     def empty(self, statistics: Statistics) -> jax.Array:
         """Components without data, bool [*batch]."""
@@ -176,6 +207,10 @@ class LinearGaussian:
     def maximize(self, statistics: Statistics) -> "LinearGaussian":
         """The weighted least-squares regression and its noise. O(P³ + P² D) a component."""
         moment, cross, second, scale_count = statistics
+        if self.known:
+            # a regressor of which nothing is said keeps its coefficient
+            free = jnp.asarray(["bias" not in self.known, *["weights" not in self.known] * self.input_size])
+            moment, cross = jnp.where(free[:, None] & free, moment, 0), jnp.where(free[:, None], cross, 0)
         # normal equations by LDLᵀ: the column of ones is first, so that the pivots of the others are those of centred x
         factor = ldl(moment)
         inverse = triangular_inverse(factor.lower)
@@ -185,7 +220,8 @@ class LinearGaussian:
         step = matmul(jnp.swapaxes(inverse, -1, -2), coefficients) * self.scale()[..., None, :]
         explained = jnp.sum(along * coefficients, -2)
         # mean squares of weights · (x − centre), which the residuals have lost in (y − bias) − weights (x − centre)
-        inputs = divide(jnp.diagonal(moment, axis1=-2, axis2=-1), moment[..., :1, 0])[..., 1:]
+        squares = jnp.diagonal(statistics.moment, axis1=-2, axis2=-1)
+        inputs = divide(squares, squares[..., :1])[..., 1:]
         relative = self.weights * jnp.exp(-self._log_scale())[..., None]
         terms = matmul(relative**2, inputs[..., None])[..., 0]
         if self.spherical:
@@ -194,13 +230,12 @@ class LinearGaussian:
         else:
             residual, total = second - explained, scale_count[..., None]
         log_scale = at_least(self.log_scale, self._floor())
-        return LinearGaussian(
-            self.weights + jnp.swapaxes(step[..., 1:, :], -1, -2),
-            self.bias + step[..., 0, :],
-            update_log_scale(log_scale, residual, second, total, self._floor(), terms),
-            self.centre,
-            self.floor,
-        )
+        new = {
+            "weights": self.weights + jnp.swapaxes(step[..., 1:, :], -1, -2),
+            "bias": self.bias + step[..., 0, :],
+            "scale": update_log_scale(log_scale, residual, second, total, self._floor(), terms),
+        }
+        return replace(self, tap=None, **{_PARAMETERS[name]: a for name, a in new.items() if name not in self.known})
 
     def statistics_of(self, reference: "LinearGaussian") -> Statistics:
         """E T(x, y) of one datum, in this family's coordinates; what pseudo-data are made of.

@@ -1,8 +1,9 @@
 """Gaussians with a full, tied or spherical covariance, kept as the root of their precision."""
 
 import math
-from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal, NamedTuple
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -15,15 +16,18 @@ from .shapes import (
     at_least,
     bound_variance,
     check_event,
+    check_names,
     check_shape,
     divide,
     expand,
     floating,
+    require_positive,
     rounding_of,
     update_log_scale,
     weighted,
 )
 
+_PARAMETERS = {"mean": "mean", "covariance": "root"}
 Covariance = Literal["full", "tied", "spherical"]
 
 
@@ -61,6 +65,7 @@ class MultivariateNormal:
         scalar, in data units; 0 for none. `maximize` gives the maximum under this constraint, and every rule ends its
         step with `project`. A spherical covariance has the largest of the floors, as a part of its density.
       covariance_type: "full", "tied" or "spherical".
+      known: which of "mean" and "covariance" are known, and so moved by nothing, as in `LinearGaussian`.
 
     >>> f = MultivariateNormal.create(jnp.zeros(2), 4 * jnp.eye(2))
     >>> f.log_prob(jnp.array([2.0, 0.0])).tolist(), f.covariance().tolist()  # -ln 2π - ln 4 - 1/2
@@ -72,7 +77,7 @@ class MultivariateNormal:
     floor: jax.Array
     covariance_type: Covariance = field(default="full", metadata={"static": True})
     tap: Any = None
-    fixed: ClassVar[tuple[str, ...]] = ("floor",)
+    known: tuple[str, ...] = field(default=(), metadata={"static": True})
 
     @classmethod
     def create(
@@ -82,14 +87,18 @@ class MultivariateNormal:
         *,
         covariance_type: Covariance = "full",
         floor: jax.Array | float = 0.0,
+        known: Sequence[str] = (),
     ) -> "MultivariateNormal":
-        """The family with the given moments; root is NaN where a covariance is not positive definite.
+        """The family with the given moments.
+
+        Where a covariance is not positive definite, there is no density: an error, or a root of NaN where values are
+        not known yet (under jit).
 
         Args:
           mean: [*batch, D].
           covariance: full [*batch, D, D], tied [D, D], spherical: variances [*batch].
           covariance_type: "full", "tied" or "spherical".
-          floor: see the class.
+          floor, known: see the class.
         """
         mean, covariance = floating("mean", mean, 1), floating("covariance", covariance, 0)
         batch, size = mean.shape[:-1], mean.shape[-1]
@@ -106,7 +115,13 @@ class MultivariateNormal:
             root = -0.5 * jnp.log(jnp.where(covariance > 0, covariance, jnp.nan))
         else:
             root = _store(triangular_inverse(cholesky(covariance)))
-        return cls(mean, root, floor, covariance_type)
+        require_positive("covariance", root, "a singular one has no density: add a small variance", log=True)
+        return cls(mean, root, floor, covariance_type, known=check_names("known", known, _PARAMETERS))
+
+    @property
+    def fixed(self) -> tuple[str, ...]:
+        """Names of the fields that no gradient moves."""
+        return ("floor", *(_PARAMETERS[name] for name in self.known))
 
     @classmethod
     def of_scale(
@@ -181,7 +196,7 @@ class MultivariateNormal:
             root = _store(limit(whitener, floor))
             below = jnp.sum((whitener * floor[..., None, :]) ** 2, (-2, -1)) > 1
             root = jnp.where(expand(below, 2), root, self.root)
-        return MultivariateNormal(self.mean, root, self.floor, self.covariance_type, self.tap)
+        return replace(self, root=self.root if "covariance" in self.known else root)
 
     @density
     def log_prob(self, x: jax.Array, weight: jax.Array | None = None) -> jax.Array:
@@ -219,7 +234,8 @@ class MultivariateNormal:
         """How many free numbers the batch of components has."""
         triangle = self.event_size * (self.event_size + 1) // 2
         covariances = self.root.size if self.covariance_type == "spherical" else self.root.size // self.event_size**2
-        return self.mean.size + covariances * (1 if self.covariance_type == "spherical" else triangle)
+        free = {"mean": self.mean.size, "covariance": covariances * (self.covariance_type == "spherical" or triangle)}
+        return sum(count for name, count in free.items() if name not in self.known)
 
     def empty(self, statistics: Statistics) -> jax.Array:
         """Components without data, bool [*batch]."""
@@ -236,7 +252,7 @@ class MultivariateNormal:
         """Means and covariances of the data, no standard deviation below the floor. O(D³) a component."""
         count, first, second, scale_count = statistics
         empty = self.empty(statistics)
-        shift = divide(first, count[..., None])
+        shift = divide(first, count[..., None]) * ("mean" not in self.known)
         inverse = triangular_inverse(self.whitener())
         mean = self.mean + matmul(inverse, shift[..., None])[..., 0]
         spread = matmul(first[..., :, None], shift[..., None, :])
@@ -255,12 +271,8 @@ class MultivariateNormal:
             moment = divide(jnp.diagonal(second, axis1=-2, axis2=-1), total[..., None])
             root = _update_root(self.root, covariance, self._floor(), moment, self._terms(inverse))
             no_scale = expand(total <= 0, 2)
-        return MultivariateNormal(
-            jnp.where(empty[..., None], self.mean, mean),
-            jnp.where(no_scale, self.root, root),
-            self.floor,
-            self.covariance_type,
-        )
+        new = {"mean": jnp.where(empty[..., None], self.mean, mean), "covariance": jnp.where(no_scale, self.root, root)}
+        return replace(self, tap=None, **{_PARAMETERS[name]: a for name, a in new.items() if name not in self.known})
 
     def statistics_of(self, reference: "MultivariateNormal") -> Statistics:
         """E T(x) of one datum x ~ reference, in this family's coordinates; what pseudo-data are made of."""

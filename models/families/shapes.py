@@ -1,6 +1,6 @@
 """Shape checks, divisions and bounds that all families share."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -50,6 +50,20 @@ def check_shape(name: str, a: jax.Array, *shapes: tuple[int, ...]) -> jax.Array:
     if a.shape not in shapes:
         raise ValueError(f"{name}: got shape {list(a.shape)}, expected {' or '.join(str(list(s)) for s in shapes)}")
     return a
+
+
+def check_names(name: str, given: Sequence[str], choices: Iterable[str]) -> tuple[str, ...]:
+    """The names, in the order of the choices; raises on any other."""
+    if isinstance(given, str) or set(given) - set(choices):
+        raise ValueError(f"{name}: got {given!r}, expected a tuple of some of {list(choices)}")
+    return tuple(choice for choice in choices if choice in given)
+
+
+def require_positive(name: str, a: jax.Array, advice: str, *, log: bool = False) -> None:
+    """Raises unless all numbers are positive (or, of logarithms, none is NaN), where they are known: not under jit."""
+    if not isinstance(a, jax.core.Tracer) and not bool(jnp.all(~jnp.isnan(a) if log else a > 0)):
+        got = "one that is not positive definite" if log else f"{a}"
+        raise ValueError(f"{name}: got {got}, expected {'positive definite' if log else 'positive'}; {advice}")
 
 
 def divide(a: jax.Array, b: jax.Array) -> jax.Array:
