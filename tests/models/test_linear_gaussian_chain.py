@@ -6,6 +6,7 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 import scipy.stats
 
@@ -13,6 +14,7 @@ import elbo
 import optim
 from models import linear_gaussian_chain as chain
 from models.families import LinearGaussian, MultivariateNormal
+from models.families.estimate import estimate
 
 pytestmark = pytest.mark.usefixtures("x64")
 LATENT, WIDTH, FRAMES = 2, 3, 6
@@ -318,3 +320,66 @@ def test_errors_say_what_to_do():
     ):
         with pytest.raises(ValueError, match=words):
             call()
+
+
+NILE = (1120, 1160, 963, 1210, 1160, 1160, 813, 1230, 1370, 1140, 995, 935, 1110, 994, 1020, 960, 1180, 799, 958, 1140)
+NILE += (1100, 1210, 1150, 1250, 1260, 1220, 1030, 1100, 774, 840, 874, 694, 940, 833, 701, 916, 692, 1020, 1050, 969)
+NILE += (831, 726, 456, 824, 702, 1120, 1100, 832, 764, 821, 768, 845, 864, 862, 698, 845, 744, 796, 1040, 759)
+NILE += (781, 865, 845, 944, 984, 897, 822, 1010, 771, 676, 649, 846, 812, 742, 801, 1040, 860, 874, 848, 890)
+NILE += (744, 749, 838, 1050, 918, 986, 797, 923, 975, 815, 1020, 906, 901, 1170, 912, 746, 919, 718, 714, 740)
+
+
+def test_the_local_level_of_the_nile_has_the_published_variances():
+    """15099 and 1469.1 (Durbin & Koopman 2012, 2.3); nothing that is known moves."""
+    ys = jnp.asarray(NILE, float)[None, :, None]
+    start = chain.local_level(ys)
+    found = optim.run(optim.eg_step(chain.model(1), optax.lbfgs()), start, ys, steps=30).params.theta
+    variances = [float(part.scale()[0] ** 2) for part in (found.observation, found.transition)]
+    np.testing.assert_allclose(variances, (15099, 1469.1), rtol=2e-4)
+    climbed = optim.run(optim.em_step(chain.model(1)), start, ys, steps=30)
+    assert never_decreases(np.asarray(climbed.history.elbo))
+    for theta in (found, climbed.params.theta):
+        still = [np.ravel(a) for a in (theta.transition.weights, theta.observation.bias, theta.initial.mean)]
+        np.testing.assert_array_equal(np.ravel(still), [1, 0, float(start.theta.initial.mean[0])])
+
+
+def test_an_m_step_given_known_weights_is_the_mean_square_about_the_known_mean():
+    rng = np.random.default_rng(0)
+    xs, ys = rng.normal(size=(50, 2)), rng.normal(size=(50, 3)) + 1
+    weights, bias = jnp.asarray(rng.normal(size=(3, 2))), jnp.zeros(3)
+    residual = ys - xs @ np.asarray(weights).T
+    for known, mean in ((("weights", "bias"), 0), (("weights",), residual.mean(0))):
+        family = LinearGaussian.create(weights, bias, jnp.ones(3), known=known)
+        new = estimate(family, jnp.ones(50), jnp.asarray(ys), jnp.asarray(xs))
+        np.testing.assert_array_equal(new.weights, weights)
+        np.testing.assert_allclose(new.bias, mean * np.ones(3), rtol=1e-10)
+        np.testing.assert_allclose(new.scale() ** 2, np.mean((residual - mean) ** 2, 0), rtol=1e-10)
+        assert new.free_parameters() == (3 if len(known) == 2 else 6)
+    with pytest.raises(ValueError, match="known: got"):
+        LinearGaussian.create(weights, bias, jnp.ones(3), known=("slope",))
+    with pytest.raises(ValueError, match="scale: got"):
+        LinearGaussian.create(weights, bias, jnp.zeros(3))
+    with pytest.raises(ValueError, match="covariance: got one that is not positive definite"):
+        MultivariateNormal.create(jnp.zeros(2), jnp.ones((2, 2)))
+
+
+def test_starts_follow_shift_scale_and_order_and_leave_out_what_em_does(key):
+    values = np.random.default_rng(0).normal(size=(6, 9, 3))
+    values[0, 3] = np.nan
+    start = chain.init(key, jnp.asarray(values), 1).theta.observation
+    moved = chain.init(key, jnp.asarray(values * [1e-12, 1, 1e12] + [0, 5, 0]), 1).theta.observation
+    np.testing.assert_allclose(moved.weights / start.weights, [[1e-12], [1], [1e12]], rtol=1e-6)
+    np.testing.assert_allclose(moved.scale() / start.scale(), [1e-12, 1, 1e12], rtol=1e-6)
+    np.testing.assert_allclose(moved.floor / start.floor, [1e-12, 1, 1e12], rtol=1e-6)
+    np.testing.assert_allclose(moved.bias[1], start.bias[1] + 5, rtol=1e-6)
+    junk = np.concatenate([values, 1e9 * np.ones((1, 9, 3))])
+    junk[-1, 2, 0] = np.nan  # half a frame: not usable where whole frames are missing
+    for ys, weights in ((junk, None), (junk.clip(-1e9, 1e9), jnp.array([1.0] * 6 + [0]))):
+        other = chain.init(key, jnp.asarray(ys), 1, weights=weights).theta.observation
+        jax.tree.map(np.testing.assert_array_equal, other, start)
+
+
+def test_constant_data_stay_finite(key):
+    ys = jnp.full((1, 20, 1), 2.5)
+    result = optim.run(optim.em_step(chain.model(1)), chain.init(key, ys, 1), ys, steps=5)
+    assert np.isfinite(result.history.objective).all() and not np.asarray(result.history.dropped).any()
