@@ -66,8 +66,8 @@ class _Step:
     def update(self, key, params, state, ys, *, weights=None):
         require_params(params)
         tied = Params(params.theta, exact_e_step(self.model, params))
-        moving, options = self.m_step.moving(params), dict(estimator=self.estimator, chunk_size=self.chunk_size)
-        statistics = expected_statistics(self.model, tied, ys, weights=weights, key=key, moving=moving, **options)
+        options: Any = dict(estimator=self.estimator, chunk_size=self.chunk_size, moving=self.m_step.moving(params))
+        statistics = expected_statistics(self.model, tied, ys, weights=weights, key=key, **options)
         theta, state, info = self.m_step.update(tied, statistics, state)
         # the next E step is a copy, so it is taken at once: what is returned is a model with its own posterior
         return Params(theta, exact_e_step(self.model, Params(theta, tied.psi))), state, info

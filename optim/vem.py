@@ -78,7 +78,7 @@ class _Step:
             return Params(params.theta, psi)
 
         psi, e_state, moved = ascend(ascent, assemble, params.psi, chosen, e_state, ys, weights, e_key)
-        options = dict(estimator=ascent.estimator, chunk_size=ascent.chunk_size, moving=families)
+        options: Any = dict(estimator=ascent.estimator, chunk_size=ascent.chunk_size, moving=families)
         statistics = expected_statistics(ascent.model, assemble(psi), ys, weights=weights, key=m_key, **options)
         new, m_state, info = self.m_step.update(params, statistics, m_state)
         return Params(new, psi), (e_state, m_state), info._replace(finite=info.finite & moved.finite)
