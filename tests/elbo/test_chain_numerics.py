@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from elbo import LOG_ZERO, Chain
 from elbo.posteriors import chain_log, chain_passes, chain_scaled
 
-from .chains import forbidden, smoothed, stack
+from .chains import forbidden, random_chain, smoothed, stack
 
 FRAMES, STATES = 7, 4
 
@@ -50,7 +50,7 @@ KINDS = [left_to_right, reversing, hard_zeros, rough]
 
 
 def rescaled(q):
-    p, n = q._clean()
+    p, n = q._raw()
     return {"smooth": chain_passes.scaled(p).smooth(p, n), "value": chain_passes.scaled(p).log_partition(p, n)}
 
 
@@ -151,6 +151,24 @@ def test_padding_behind_a_state_that_leads_nowhere_needs_no_log_space():
         assert right.all()
         np.testing.assert_allclose(log_z, np.zeros(count), atol=1e-6)
         np.testing.assert_allclose(marginals.states[0, :, 0], [1, 1, 1] + [0] * 9, atol=1e-6)
+
+
+@pytest.mark.parametrize("homogeneous", [True, False])
+def test_no_datum_takes_others_to_log_space(homogeneous):
+    """One that holds NaN or infinity, one that is impossible, and states that fit best but that nothing reaches."""
+    q = jax.tree.map(np.asarray, random_chain(0, 20, 3, homogeneous=homogeneous))
+    apart = np.where([[True, False, False]] * 3, 0.0, LOG_ZERO) + 0 * q.transition
+    first, fit = np.array([0.0, LOG_ZERO, LOG_ZERO]), q.states + np.array([0.0, 12.0, 12.0])
+    put = lambda t, k, x: np.where((np.arange(20) == t)[:, None] & (np.arange(3) == k), x, q.states)
+    chains = [(q.initial, q.transition, put(3, 1, x)) for x in (0.0, np.nan, np.inf)]
+    chains += [(q.initial, q.transition, put(4, np.arange(3), -np.inf)), (first, apart, put(19, 0, LOG_ZERO))]
+    chains += [(first, apart, fit)]
+    batch = Chain(*(jnp.asarray(np.stack(a), jnp.float32) for a in zip(*chains, strict=True)), jnp.full(6, 20))
+    seen = jax.jit(jax.vmap(rescaled))(batch)
+    (log_z, marginals), right = seen["smooth"]
+    assert right.all() and seen["value"][1][1:4].all()
+    assert np.isnan(log_z[1:3]).all() and (log_z[3:5] == LOG_ZERO).all()
+    np.testing.assert_array_equal(marginals.states[5], np.eye(3)[[0] * 20])
 
 
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.float64])
