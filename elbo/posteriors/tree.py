@@ -159,8 +159,8 @@ class Tree:
         _, length = self._clean()
         size, symbols = self.rules.shape[:2]
         dtype, spans = self.rules.dtype, widen(spans)
-        rows = jnp.zeros(len(self.tags) - 1)
-        same_shapes("spans", spans, Spans(*[rows] * 5, self.tags[:, 0]))
+        row = jnp.zeros(len(self.tags) - 1)
+        same_shapes("spans", spans, Spans(row, row, row, row, row, self.tags[:, 0]))
         label, left, right = (
             jax.nn.one_hot(a, n, dtype=dtype)
             for a, n in ((spans.label, size), (spans.left, symbols), (spans.right, symbols))

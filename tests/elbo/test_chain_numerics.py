@@ -125,7 +125,7 @@ def test_equals_float64_in_log_space(x64, kind, dtype, seed, gap):
         check(*jax.tree.map(lambda a, i=i: a[i], (q, seen)))
 
 
-@pytest.mark.parametrize("frames", [1, 2, 5, 6])
+@pytest.mark.parametrize("frames", [1, 5, 6])
 def test_one_chain_and_many_take_other_loops_and_agree(frames):
     rng = np.random.default_rng(frames)
     lengths = jnp.arange(1, frames + 1).repeat(5)
