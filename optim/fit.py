@@ -1,7 +1,9 @@
 """The driver for people: a progress bar, a history, callbacks, and a reason for stopping."""
 
 import contextlib
+import warnings
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -9,9 +11,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from elbo import Params
+from elbo.objective import batch_length
 
+from .arguments import require_params, require_rule
 from .rule import Info, Rule
-from .run import Reason, loop
+from .run import Reason, Seen, loop, update_of
 
 Tree = Any
 
@@ -25,6 +29,7 @@ class Fit(NamedTuple):
       history: `Info` of every step, NumPy arrays [steps]; None if no step was taken.
       steps: how many were taken.
       reason: why it stopped.
+      final: `Info` of the parameters returned; None if no step was taken, or if Ctrl-C came once more.
     """
 
     params: Params
@@ -32,6 +37,7 @@ class Fit(NamedTuple):
     history: Info | None
     steps: int
     reason: Reason
+    final: Info | None
 
 
 def fit(
@@ -51,7 +57,8 @@ def fit(
 ) -> Fit:
     """Runs a rule, `every` steps at a time in one compiled loop, and shows how it goes.
 
-    The result is that of `run` with the same key, whatever `every` is. Ctrl-C stops it and loses nothing.
+    The result is that of `run` with the same key, whatever `every` is. Ctrl-C stops it and loses nothing. Warns at its
+    end if the parameters returned drop data, or have empty components or scales at their floor.
 
     Args:
       rule: any rule; the program is compiled once for each rule and shape.
@@ -77,6 +84,9 @@ def fit(
     """
     if every < 1 or steps < 0:
         raise ValueError(f"every, steps: got {every}, {steps}, expected every >= 1 and steps >= 0")
+    require_rule("rule", rule)
+    require_params(params)
+    batch_length(ys)
     params = jax.tree.map(jnp.asarray, params)
     state = rule.init(params) if state is None else state
     history: list[Info] = []
@@ -84,20 +94,21 @@ def fit(
     # does not reuse the memory of what it is given, which would be lost if Ctrl-C came before its result
     kept = params, state, 0, 0
     # of Python's own types throughout, so that the first block is the same program as the others
-    reason, last, rejected = Reason.MAX_STEPS, float("nan"), 0
+    reason, seen = Reason.MAX_STEPS, Seen()
     allowed = -1.0 if tolerance is None else tolerance
     with _bar(steps, progress) as show:
         try:
             while kept[2] < steps and reason is Reason.MAX_STEPS:
                 params, state, done, _ = kept
                 limit = min(every, steps - done)
-                seam = (first + done, limit, last, rejected)
+                seam = (first + done, limit, seen)
                 out = _block(rule, params, state, ys, key, weights, allowed, *seam, size=every)
-                taken = int(out.steps)
-                history.append(jax.tree.map(lambda a, n=taken: np.asarray(a)[:n], out.history))
-                kept = params, state, done, _ = out.params, out.state, done + taken, len(history)
-                reason, info = Reason(int(out.reason)), jax.tree.map(lambda a: a[-1], history[-1])
-                last, rejected = float(info.objective), _rejected(history[-1], rejected)
+                params, state, block, taken, why = out
+                taken = int(taken)
+                history.append(jax.tree.map(lambda a, n=taken: np.asarray(a)[:n], block))
+                kept = params, state, done, _ = params, state, done + taken, len(history)
+                reason, info = Reason(int(why)), jax.tree.map(lambda a: a[-1], history[-1])
+                seen = Seen(float(info.objective), int(info.dropped), _rejected(history[-1], seen.rejections))
                 show(done, info)
                 if callback is not None and callback(first + done, params, info) and reason is Reason.MAX_STEPS:
                     reason = Reason.STOPPED
@@ -105,7 +116,20 @@ def fit(
             reason = Reason.STOPPED
     params, state, done, blocks = kept
     joined = jax.tree.map(lambda *parts: np.concatenate(parts), *history[:blocks]) if blocks else None
-    return Fit(params, state, joined, done, reason)
+    final = None
+    with contextlib.suppress(KeyboardInterrupt):
+        if joined is not None:  # the same program, for one step of which nothing but the report is kept
+            report = _block(rule, params, state, ys, key, weights, -1.0, first + done, 1, Seen(), size=every)[2]
+            final = jax.tree.map(lambda a: np.asarray(a)[0], report)
+    if final is not None and (trouble := _trouble(final)):
+        warnings.warn(f"fit: the parameters returned have {', '.join(trouble)}", RuntimeWarning, stacklevel=2)
+    return Fit(params, state, joined, done, reason, final)
+
+
+def _trouble(info: Info) -> list[str]:
+    """What went wrong, in words."""
+    counts = {"data dropped": info.dropped, "empty components": info.empty, "scales at their floor": info.floored}
+    return [f"{int(count)} {name}" for name, count in counts.items() if count]
 
 
 def _rejected(history: Info, before: int) -> int:
@@ -114,7 +138,9 @@ def _rejected(history: Info, before: int) -> int:
     return len(history.finite) - 1 - int(good[-1]) if len(good) else before + len(history.finite)
 
 
-_block = jax.jit(loop, static_argnames=("rule", "size"))
+@partial(jax.jit, static_argnames=("rule", "size"))
+def _block(rule, params, state, ys, key, weights, tolerance, first, limit, seen, size):
+    return loop(update_of(rule), params, state, ys, key, weights, tolerance, first, limit, seen, size)
 
 
 @contextlib.contextmanager
@@ -132,13 +158,8 @@ def _bar(steps: int, progress: bool) -> Iterator[Callable[[int, Info], None]]:
         task = bar.add_task("fit", total=steps, objective=float("nan"), trouble="")
 
         def show(step: int, info: Info) -> None:
-            trouble = [
-                f"{int(info.dropped)} data dropped" if info.dropped else "",
-                f"{int(info.empty)} empty components" if info.empty else "",
-                f"{int(info.floored)} scales at their floor" if info.floored else "",
-                "" if info.finite else "update rejected: not finite",
-            ]
-            said = "".join(f", {t}" for t in trouble if t)
+            trouble = [*_trouble(info), *([] if info.finite else ["update rejected: not finite"])]
+            said = "".join(f", {t}" for t in trouble)
             bar.update(task, completed=step, objective=float(info.objective), trouble=said)
 
         yield show

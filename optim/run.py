@@ -1,6 +1,7 @@
 """Many steps of a rule in one compiled loop, which can be vmapped over data sets and restarts."""
 
 import enum
+from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -8,8 +9,11 @@ import jax
 import jax.numpy as jnp
 
 from elbo import Params
+from elbo.devices import axes_of, varying
 
+from .arguments import require_params, require_rule
 from .rule import Info, Rule
+from .sharing import share
 
 Tree = Any
 
@@ -21,7 +25,7 @@ class Reason(enum.IntEnum):
     """Why a run ended."""
 
     CONVERGED = 0
-    """The objective per datum changed by no more than the tolerance allows."""
+    """The objective per datum changed by no more than the tolerance allows, with as many data dropped as before."""
     MAX_STEPS = 1
     """All the steps asked for were taken."""
     NONFINITE = 2
@@ -36,9 +40,12 @@ class Run(NamedTuple):
     Attributes:
       params: the last parameters.
       state: the rule's state, from which another run goes on.
-      history: `Info` of every step, arrays of the length asked for; after the steps taken they hold NaN, False or 0.
+      history: `Info` of every step, arrays of the length asked for; after the steps taken `elbo` and `objective` hold
+        −∞ and the others 0 or False.
       steps: how many were taken; int.
       reason: a value of `Reason`; int.
+      final: `Info` of the parameters returned, where that of the last step is of those before it; `final.finite` says
+        whether one more step would be. Sampled bounds are drawn with the key of that step.
     """
 
     params: Params
@@ -46,6 +53,7 @@ class Run(NamedTuple):
     history: Info
     steps: jax.Array
     reason: jax.Array
+    final: Info
 
 
 @partial(jax.jit, static_argnames=("rule", "steps"))
@@ -72,7 +80,7 @@ def run(
       key: for rules that sample; step i uses fold_in(key, first + i).
       steps: at most how many.
       tolerance: stop when |change of the objective per datum| <= tolerance · max(1, |objective|), in nats; None:
-        never. Only without one is the run differentiable in reverse mode (a scan in place of a while loop).
+        never. Only without one is the run differentiable in reverse mode.
       weights: [N].
       state: of an earlier run, to go on; by default `rule.init(params)`.
       first: number of steps taken before, for the keys.
@@ -86,73 +94,142 @@ def run(
     >>> [Reason(r).name for r in runs.reason.tolist()]
     ['CONVERGED', 'CONVERGED', 'CONVERGED']
     """
+    require_rule("rule", rule)
+    require_params(params)
     state = rule.init(params) if state is None else state
     if tolerance is not None:
-        return loop(rule, params, state, ys, key, weights, tolerance, first, steps, jnp.nan, 0, steps)
+        return _run(update_of(rule), steps, tolerance, params, state, ys, key, weights, first)
+    update, consts, _ = share(update_of(rule), step_key(key, first), params, state, ys, weights)
 
-    def step(carry, i):
-        params, state = carry
-        params, state, info = rule.update(step_key(key, first + i), params, state, ys, weights=weights)
-        return (params, state), info
+    @jax.custom_jvp
+    def fast(consts, *args):
+        return _run(partial(update, consts), steps, -1.0, *args)
 
-    (params, state), history = jax.lax.scan(step, (params, state), jnp.arange(steps))
-    good = history.finite & jnp.isfinite(history.objective)
-    gave_up = ~jnp.any(good[-REJECTIONS:]) & (steps >= REJECTIONS)
-    reason = jnp.where(gave_up, Reason.NONFINITE, Reason.MAX_STEPS)
-    return Run(params, state, history, jnp.asarray(steps, jnp.int32), reason.astype(jnp.int32))
+    @fast.defjvp
+    def fast_jvp(primals, tangents):
+        # a while loop has no derivative in reverse mode, a scan has
+        return jax.jvp(lambda consts, *args: _scan(partial(update, consts), steps, *args), primals, tangents)
+
+    return fast(consts, params, state, ys, key, weights, first)
 
 
 def best(runs: Run) -> Run:
-    """The run of a batch (made by vmap over starts) whose last objective is the highest; NaN never wins.
+    """The run of a batch (made by vmap over starts) whose parameters returned drop the fewest data, and of these those
+    with the highest objective; NaN never wins.
 
-    >>> one = Run(jnp.arange(2.0), (), None, jnp.array([1, 1]), jnp.zeros(2))
-    >>> history = Info(*[jnp.array([[-3.0], [-1.0]])] * len(Info._fields))
-    >>> best(one._replace(history=history)).params.tolist()
+    A mean over fewer data is none to compare with: parameters that call half of the data impossible may explain the
+    other half best.
+
+    >>> objective, dropped = jnp.array([-3.0, -1.0, 0.0]), jnp.array([0, 0, 9])
+    >>> final = jax.tree.map(lambda a: jnp.broadcast_to(a, 3), Info(objective, objective, dropped=dropped))
+    >>> best(Run(jnp.arange(3.0), (), (), (), (), final)).params.tolist()
     1.0
     """
-    last = jnp.take_along_axis(runs.history.objective, jnp.maximum(runs.steps - 1, 0)[:, None], axis=1)[:, 0]
-    winner = jnp.argmax(jnp.where(jnp.isnan(last), -jnp.inf, last))
+    objective, dropped = runs.final.objective, runs.final.dropped
+    known = ~jnp.isnan(objective)
+    fewest = jnp.min(jnp.where(known, dropped, jnp.iinfo(jnp.int32).max))
+    winner = jnp.argmax(jnp.where(known & (dropped <= fewest), objective, -jnp.inf))
     return jax.tree.map(lambda leaf: leaf[winner], runs)
 
 
-def loop(rule, params, state, ys, key, weights, tolerance, first, limit, last, rejections, size: int) -> Run:
+class Seen(NamedTuple):
+    """What a loop remembers of the steps before it.
+
+    Attributes:
+      objective: of the last step; −∞ if there was none.
+      dropped: how many data it dropped.
+      rejections: how many steps just before were rejected.
+    """
+
+    objective: jax.Array | float = float("-inf")
+    dropped: jax.Array | int = 0
+    rejections: jax.Array | int = 0
+
+
+def loop(update, params, state, ys, key, weights, tolerance, first, limit, seen: Seen, size: int) -> tuple:
     """What `run` and `fit` have in common: at most `limit` steps, a while loop with a history of `size` entries.
 
-    `last` is the objective before the first step (NaN: unknown), `rejections` how many of the steps just before it were
-    rejected; the other arguments are those of `run`.
+    Returns params, state, history, steps, reason. The other arguments are those of `run`.
     """
 
     def one(i, params, state):
-        return rule.update(step_key(key, first + i), params, state, ys, weights=weights)
-
-    blank = jax.eval_shape(one, jnp.zeros((), jnp.int32), params, state)[2]
-    history = jax.tree.map(lambda a: jnp.full((size, *a.shape), _nothing(a.dtype), a.dtype), blank)
+        return update(step_key(key, first + i), params, state, ys, weights)
 
     def going(carry):
         return (carry[0] < limit) & (carry[-1] == Reason.MAX_STEPS)
 
     def advance(carry):
-        i, rejections, last, params, state, history, reason = carry
+        i, seen, params, state, history, reason = carry
         params, state, info = one(i, params, state)
         history = jax.tree.map(lambda h, a: h.at[i].set(a), history, info)
-        rejections = jnp.where(info.finite & jnp.isfinite(info.objective), 0, rejections + 1)
-        change = jnp.abs(info.objective - last)
-        converged = (change <= tolerance * jnp.maximum(1, jnp.abs(info.objective))) & info.finite
-        reason = jnp.where(converged, Reason.CONVERGED, reason)
+        rejections = jnp.where(info.finite & jnp.isfinite(info.objective), 0, seen.rejections + 1)
+        change = jnp.abs(info.objective - seen.objective)
+        small = change <= tolerance * jnp.maximum(1, jnp.abs(info.objective))
+        # a mean over other data is none to compare with
+        reason = jnp.where(small & info.finite & (info.dropped == seen.dropped), Reason.CONVERGED, reason)
         reason = jnp.where(rejections >= REJECTIONS, Reason.NONFINITE, reason)
-        return i + 1, rejections, info.objective, params, state, history, reason
+        seen = Seen(info.objective, info.dropped, rejections)
+        return varying((i + 1, seen, params, state, history, reason.astype(jnp.int32)), axes)
 
+    axes = axes_of(params, state, ys, key, weights, first)
+    blank = jax.eval_shape(one, jnp.zeros((), jnp.int32), params, state)[2]
+    history = jax.tree.map(lambda a: jnp.zeros((size, *a.shape), a.dtype), blank)
+    # −∞ and no NaN, which jax_debug_nans would take for a fault; neither can be mistaken for a measurement
+    history = history._replace(**{f: jnp.full_like(getattr(history, f), -jnp.inf) for f in ("elbo", "objective")})
+    kinds = Seen(blank.objective.dtype, blank.dropped.dtype, jnp.int32)
+    seen = Seen(*(jnp.asarray(a, kind) for a, kind in zip(seen, kinds, strict=True)))
     zero = jnp.zeros((), jnp.int32)
-    last = jnp.asarray(last, blank.objective.dtype)
-    start = (zero, zero + rejections, last, params, state, history, zero + Reason.MAX_STEPS)
-    taken, _, _, params, state, history, reason = jax.lax.while_loop(going, advance, start)
-    return Run(params, state, history, taken, reason)
+    start = varying((zero, seen, params, state, history, zero + Reason.MAX_STEPS), axes)
+    taken, _, params, state, history, reason = jax.lax.while_loop(going, advance, start)
+    return params, state, history, taken, reason
+
+
+def _run(update, steps, tolerance, params, state, ys, key, weights, first) -> Run:
+    """The steps, and then the same loop for one step more, of which nothing but the report is kept."""
+
+    def turn(i, runs):
+        _, before = runs
+        params, state, _, taken, _ = before
+        limit = jnp.where(i == 0, steps, 1)
+        return before, loop(
+            update, params, state, ys, key, weights, tolerance, first + taken, limit, Seen(), max(steps, 1)
+        )
+
+    axes = axes_of(params, state, ys, key, weights, first)
+    shapes = jax.eval_shape(lambda params, state: turn(0, (None, (params, state, 0, 0, 0)))[1], params, state)
+    _, _, history, taken, reason = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), shapes)
+    start = varying((params, state, history, taken, reason), axes)
+    before, after = jax.lax.fori_loop(0, 2, turn, (start, start))
+    params, state, history, taken, reason = before
+    history, final = jax.tree.map(lambda a: a[:steps], history), jax.tree.map(lambda a: a[0], after[2])
+    return Run(params, state, history, taken, reason, final)
+
+
+def _scan(update, steps, params, state, ys, key, weights, first) -> Run:
+    """The same without a tolerance, differentiable in reverse mode."""
+
+    def step(carry, i):
+        params, state = carry
+        params, state, info = update(step_key(key, first + i), params, state, ys, weights)
+        return (params, state), info
+
+    (params, state), history = jax.lax.scan(step, (params, state), jnp.arange(steps, dtype=jnp.int32))
+    _, final = step((params, state), jnp.asarray(steps, jnp.int32))
+    good = history.finite & jnp.isfinite(history.objective)
+    gave_up = ~jnp.any(good[-REJECTIONS:]) & (steps >= REJECTIONS)
+    reason = jnp.where(gave_up, Reason.NONFINITE, Reason.MAX_STEPS)
+    return Run(params, state, history, jnp.asarray(steps, jnp.int32), reason.astype(jnp.int32), final)
+
+
+def update_of(rule: Rule) -> Callable[..., tuple]:
+    """Its update, of positional arguments."""
+
+    def update(key, params, state, ys, weights):
+        return rule.update(key, params, state, ys, weights=weights)
+
+    return update
 
 
 def step_key(key: jax.Array | None, step: int | jax.Array) -> jax.Array | None:
     """The key of one step."""
     return None if key is None else jax.random.fold_in(key, step)
-
-
-def _nothing(dtype) -> float | bool | int:
-    return jnp.nan if jnp.issubdtype(dtype, jnp.inexact) else 0

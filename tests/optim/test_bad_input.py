@@ -224,3 +224,26 @@ def test_priors_that_do_not_match_are_refused():
     refused(TypeError, "prior: got float for a Categorical", update(mixture.Theta(1.0, None)))
     info = update(mixture.Theta(good, None))()[2]
     assert np.isfinite(info.objective) and not np.isclose(info.objective, info.elbo)
+
+
+@pytest.mark.parametrize("size", [None, 5])
+def test_a_finite_datum_that_overflows_is_left_out_and_the_others_train(size, key):
+    networks, params = vae.init(key, size=6, latent=2, hidden=(8,), likelihood="gaussian")
+    ys = jax.random.uniform(key, (16, 6)).at[3].set(1e4)
+    rule = optim.vae_step(vae.model(networks, "gaussian"), SGD, chunk_size=size)
+    got, _, info = rule.update(key, params, rule.init(params), ys)
+    rest = jnp.ones(16).at[3].set(0)
+    expected, _, _ = rule.update(key, params, rule.init(params), ys, weights=rest)
+    same(got, expected, 1e-5)
+    assert (int(info.dropped), bool(info.finite), float(info.weight)) == (1, True, 15.0)
+
+
+@pytest.mark.parametrize("weight", [jnp.nan, -1.0, jnp.inf])
+def test_weights_that_cannot_be_valid_are_left_out_and_counted(weight):
+    model, params, ys = start("full")
+    update = rules(model)["em"].update
+    weights = jnp.ones(len(ys))
+    got, _, info = update(None, params, (), ys, weights=weights.at[2].set(weight))
+    expected, _, _ = update(None, params, (), ys, weights=weights.at[2].set(0))
+    same(got, expected)
+    assert (int(info.dropped), bool(info.feasible)) == (1, False)

@@ -65,7 +65,7 @@ def test_converged_means_that_the_objective_stood_still(em):
     assert Reason(int(result.reason)) is Reason.CONVERGED
     taken = int(result.steps)
     objective = np.asarray(result.history.objective)
-    assert 2 <= taken < 500 and np.isfinite(objective[:taken]).all() and np.isnan(objective[taken:]).all()
+    assert 2 <= taken < 500 and np.isfinite(objective[:taken]).all() and np.isneginf(objective[taken:]).all()
     changes = np.abs(np.diff(objective[:taken])) / np.maximum(1, np.abs(objective[1:taken]))
     assert changes[-1] <= 1e-5 and (changes[:-1] > 1e-5).all()
     fitted = optim.fit(rule, params, ys, steps=500, tolerance=1e-5, every=3, progress=False)
@@ -229,3 +229,28 @@ def test_a_real_interrupt_loses_nothing(em, delay):
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(result.params))
     assert result.steps % 1000 == 0 and (result.history is None) == (result.steps == 0)
     assert result.history is None or len(result.history.elbo) == result.steps
+
+
+def test_best_explains_all_data_and_ranks_what_it_returns():
+    final = {"objective": jnp.array([-3.0, -1.0, 0.0, jnp.nan]), "dropped": jnp.array([0, 0, 9, 0])}
+    info = jax.tree.map(lambda a: jnp.broadcast_to(a, 4), Info(final["objective"], **final))
+    assert optim.best(optim.Run(jnp.arange(4), (), (), (), (), info)).params == 1
+
+
+def test_the_final_report_is_of_the_parameters_returned(em):
+    rule, params, ys = em
+    for tolerance in (None, 0.0):
+        result = optim.run(rule, params, ys, steps=3, tolerance=tolerance)
+        np.testing.assert_allclose(result.final.elbo, rule.update(None, result.params, (), ys)[2].elbo, rtol=1e-6)
+    fitted = optim.fit(rule, params, ys, steps=3, every=2, progress=False)
+    np.testing.assert_allclose(fitted.final.elbo, result.final.elbo, rtol=1e-6)
+
+
+def test_means_over_different_data_do_not_converge_and_fit_says_what_it_dropped():
+    def update(key, params, state, ys, *, weights=None):
+        return params, state + 1, Info(-1.0, -1.0, dropped=state)  # another datum is dropped in every step
+
+    rule, params = Rule(lambda params: jnp.zeros((), jnp.int32), update), elbo.Params(jnp.ones(()), ())
+    assert int(optim.run(rule, params, jnp.ones(3), steps=5, tolerance=1e-3).steps) == 5
+    with pytest.warns(RuntimeWarning, match="2 data dropped"):
+        assert optim.fit(rule, params, jnp.ones(3), steps=2, tolerance=1e-3, progress=False).steps == 2
