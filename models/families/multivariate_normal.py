@@ -335,28 +335,24 @@ class MultivariateNormal:
         whitener = self.whitener()
         offset = matmul(whitener, (centre - self.mean)[..., None])
         if self.covariance_type == "tied":
-            u = jnp.einsum("ij,j->i", whitener, x - centre, precision=PRECISION) + offset[..., 0]
-        else:
-            affine = jnp.concatenate([whitener, offset], -1)
-            point = jnp.append(x - centre, jnp.ones((), x.dtype))
-            u = jax.lax.dot_general(affine, point, (((affine.ndim - 1,), (0,)), ((), ())), precision=PRECISION)
-        if math.prod(self.batch_shape) == 1:
-            return u
-        return _about_own_means(u, whitener, self.mean, x, self._far(whitener))
+            return jnp.einsum("ij,j->i", whitener, x - centre, precision=PRECISION) + offset[..., 0]
+        affine = jnp.concatenate([whitener, offset], -1)
+        point = jnp.append(x - centre, jnp.ones((), x.dtype))
+        return jax.lax.dot_general(affine, point, (((affine.ndim - 1,), (0,)), ((), ())), precision=PRECISION)
 
     def _centre(self):
-        return jnp.mean(self.mean, tuple(range(len(self.batch_shape))))
+        """Of what lies amid the means, what is nearest to 0: no mean is further from it than the size of its own data.
 
-    def _far(self, whitener):
-        """Components so far from the common centre, in standard deviations, that residuals about it lose digits."""
-        distance = matmul(abs(whitener), abs(self.mean - self._centre())[..., None])
-        return jnp.max(distance, (-2, -1)) * jnp.finfo(self.mean.dtype).eps > 2e-4
+        So products about it lose no more digits of a component than its data have lost, however far the others are.
+        """
+        axes = tuple(range(len(self.batch_shape)))
+        return jnp.clip(0, jnp.min(self.mean, axes), jnp.max(self.mean, axes))
 
     def _terms(self, inverse):
         """Mean squares [*batch, D] (tied [D]) of what residuals u = W (x − centre) + W (centre − mean) are sums of."""
         whitener = self.whitener()
         unit = jnp.max(abs(inverse), -1)  # of each column: its squares need not be numbers
-        offset = jnp.where(self._far(whitener)[..., None], 0, (self.mean - self._centre()) / unit)
+        offset = (self.mean - self._centre()) / unit
         inputs = jnp.sum((inverse / unit[..., None]) ** 2, -1) + offset**2 + rounding_of(self.mean / unit)
         if self.covariance_type == "tied":
             inputs = jnp.mean(inputs, tuple(range(len(self.batch_shape))))
@@ -379,30 +375,6 @@ class MultivariateNormal:
         if self.covariance_type == "spherical":
             return self.event_size * self._root()
         return jnp.trace(self.root, axis1=-2, axis2=-1)
-
-
-@jax.custom_jvp
-def _about_own_means(u: jax.Array, whitener: jax.Array, mean: jax.Array, x: jax.Array, far: jax.Array) -> jax.Array:
-    """Residuals u [*batch, D] of x, with those of the components that are far computed anew, about their own means.
-
-    One product for each of these, and none where none is far. The derivative is that of u, which is the same function.
-    """
-    size = mean.shape[-1]
-    flat, own = u.reshape(-1, size), mean.reshape(-1, size)
-    roots = jnp.broadcast_to(whitener, (*mean.shape[:-1], size, size)).reshape(-1, size, size)
-    order = jnp.argsort(~far.reshape(-1))
-
-    def repair(i, flat):
-        k = order[i]
-        residual = jnp.dot(roots[k], x - own[k], precision=PRECISION)
-        return jax.lax.dynamic_update_index_in_dim(flat, residual, k, 0)
-
-    return jax.lax.fori_loop(0, jnp.sum(far), repair, flat).reshape(u.shape)
-
-
-@_about_own_means.defjvp
-def _about_own_means_jvp(primals, tangents):
-    return _about_own_means(*primals), tangents[0]
 
 
 def _contract_full(tap: Statistics, u: jax.Array) -> jax.Array:
