@@ -11,7 +11,7 @@ from .estimators import Automatic, Estimator, Exact, expect_with_entropy
 from .exact import ExactEncoder, terms
 from .model import Model, Params
 from .numerics import IMPOSSIBLE, widen
-from .posteriors import Bernoulli, Posterior
+from .posteriors import Bernoulli, GaussianChain, Posterior
 from .posteriors.protocol import require_posterior
 from .remember import remembered
 
@@ -116,6 +116,9 @@ def evidence(model: Model, *, batch_size: int | None = None) -> Callable[..., ja
 def _log_evidence(log_joint, encoder, params, y):
     y, psi = widen(y), encoder.e_step(params.theta, params.psi)
     q = encoder(psi, y)
+    if isinstance(q, GaussianChain):
+        # it knows its steps to more digits than its mode holds
+        return bound(Model(log_joint, encoder), Params(params.theta, psi), y, None, Exact())
     if not hasattr(q, "log_partition") or isinstance(q, Bernoulli):
         # at any z; at the mode no large numbers cancel. The log odds of a bit say nothing of ln P(z = 0)
         z = jax.lax.stop_gradient(q.mode())

@@ -6,6 +6,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 from rich.table import Table
 
 import elbo
@@ -48,6 +49,7 @@ class Flow(NamedTuple):
       log_likelihood: ln P of the years seen, nats.
       mean, scale: of each year's flow given all years seen, without the noise of the observation.
       miss: root mean square error in the years not seen; spread: what the mean of all years seen would get.
+      variances: of the noise of a year and of the level's steps, where the model is one of a level.
     """
 
     log_likelihood: float
@@ -55,6 +57,7 @@ class Flow(NamedTuple):
     scale: np.ndarray
     miss: float
     spread: float
+    variances: tuple[float, ...] = ()
 
 
 class Result(NamedTuple):
@@ -81,8 +84,8 @@ def compute(tell: Callable[[str], None], starts: int = 8, steps: int = 500) -> R
         seen = np.where((nile_years >= GAP[0]) & (nile_years < GAP[1]), np.nan, flow)
         tell("Nile: Gaussian HMM")
         flows = {"Gaussian HMM, 2 states": fit_levels(seen, flow, starts, steps)}
-        tell("Nile: linear-Gaussian chain")
-        flows["linear-Gaussian chain"] = fit_drift(seen, flow, starts, 4 * steps)
+        tell("Nile: local level")
+        flows["local level"] = fit_level(seen, flow, steps)
     return Result(years, counts, quakes, nile_years, flow, flows, starts)
 
 
@@ -126,15 +129,16 @@ def fit_levels(seen: np.ndarray, flow: np.ndarray, starts: int, steps: int) -> F
     return _flow(elbo.evidence(model)(best, ys), mean, np.sqrt(weights @ levels**2 - mean**2), seen, flow)
 
 
-def fit_drift(seen: np.ndarray, flow: np.ndarray, starts: int, steps: int) -> Flow:
-    """One level that drifts (a Kalman smoother whose parameters EM finds)."""
+def fit_level(seen: np.ndarray, flow: np.ndarray, steps: int) -> Flow:
+    """The local level model: a level that walks at random, seen with noise; L-BFGS finds the two variances."""
     ys, model = jnp.asarray(seen)[None, :, None], linear_gaussian_chain.model(1)
-    best = optim.best(_climb(model, lambda key: linear_gaussian_chain.init(key, ys, 1), starts, ys, steps)).params
+    rule, start = optim.eg_step(model, optax.lbfgs()), linear_gaussian_chain.local_level(ys)
+    best = optim.run(rule, start, ys, steps=steps, tolerance=1e-12).params
     q = linear_gaussian_chain.smooth(best.theta, ys[0])
-    observation = best.theta.observation
-    mean = jax.vmap(observation.mean)(q.mean())[:, 0]
-    scale = jnp.abs(observation.weights[0, 0]) * jnp.sqrt(q.covariances()[:, 0, 0])
-    return _flow(elbo.evidence(model)(best, ys), np.asarray(mean), np.asarray(scale), seen, flow)
+    scale = jnp.sqrt(q.covariances()[:, 0, 0])
+    variances = tuple(float(part.scale()[0] ** 2) for part in (best.theta.observation, best.theta.transition))
+    level = _flow(elbo.evidence(model)(best, ys), np.asarray(q.mean()[:, 0]), np.asarray(scale), seen, flow)
+    return level._replace(variances=variances)
 
 
 def _flow(evidence, mean, scale, seen, flow) -> Flow:
