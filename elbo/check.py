@@ -10,7 +10,7 @@ from .family_promises import families
 from .model import Model, Params
 from .numerics import widen
 from .objective import batch_length
-from .promises import NEEDED, PROMISES, Trial
+from .promises import DEFAULT, NEEDED, PROMISES, Trial
 
 Tree = Any
 
@@ -57,7 +57,8 @@ def check_model(
       ys: a pytree with a leading axis N, say 8 data, all of them usable.
       key: for the tests that draw samples; without it they are left out, and the report says so.
       tolerance: relative; by default the root of the machine epsilon of the parameters' dtype.
-      estimator: how to take expectations, as given to the rules; `Automatic` by default.
+      estimator: how to take expectations, as given to the rules; by default `Automatic`, with the score function for
+        terms that no estimator fits by itself.
 
     Returns:
       `Report`. A wrong model raises nothing.
@@ -83,7 +84,8 @@ def check_model(
         raise ValueError(f"ys: data {unusable} are not usable (model.usable(y) is False), expected data without them")
     floats = [a for a in jax.tree.leaves(params) if jnp.issubdtype(jnp.result_type(a), jnp.floating)]
     dtype = jnp.result_type(*floats) if floats else jnp.zeros(()).dtype
-    trial = Trial(model, params, ys, key, tolerance or float(jnp.finfo(dtype).eps) ** 0.5, dtype, estimator, {})
+    tolerance = tolerance or float(jnp.finfo(dtype).eps) ** 0.5
+    trial = Trial(model, params, ys, key, tolerance, dtype, estimator or DEFAULT, {})
     checks: list[Check] = []
     for promise in (*PROMISES, families):
         try:

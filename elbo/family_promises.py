@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from .estimators import Automatic, expect_with_entropy
+from .estimators import expect_with_entropy
 from .exact import terms
 from .family import is_family, with_tap
 from .numerics import IMPOSSIBLE
@@ -150,7 +150,7 @@ class _Families:
         one datum drawn from the first parameters; slope, of total and imaginary, in each field, and steepness, the sum
         of the absolute values that it is the sum of.
         """
-        t, estimator = self.trial, self.trial.estimator or Automatic()
+        t = self.trial
         zeros = [f.zero_statistics() for f in families]
 
         def datum(families, taps, q, y, key):
@@ -160,7 +160,7 @@ class _Families:
 
                 return tuple(zip(*jax.jvp(tapped_terms, (zeros,), (taps,)), strict=True))
 
-            values, slopes = zip(*expect_with_entropy(joint, q, estimator, key)[0], strict=True)
+            values, slopes = zip(*expect_with_entropy(joint, q, t.estimator, key)[0], strict=True)
             possible = sum(values) > IMPOSSIBLE
             return jnp.where(possible, sum(values), 0), jnp.where(possible, sum(slopes), 0)
 

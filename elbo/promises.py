@@ -15,10 +15,12 @@ from .model import Model, Params
 from .numerics import IMPOSSIBLE
 from .objective import decompose, elbo
 from .polynomial import KINDS, degree
+from .score_function import ScoreFunction
 
 Tree = Any
 _DRAWS = 2000
 _METHODS = ("sample", "log_prob", "entropy", "mode", "mean")
+DEFAULT = Automatic(ScoreFunction(4))  # tries a model for which no estimator fits by itself, too
 NO_KEY = "not tested: it draws samples, pass key=jax.random.key(0)"
 
 
@@ -31,7 +33,7 @@ class Trial(NamedTuple):
     key: jax.Array | None
     tolerance: float
     dtype: Any
-    estimator: Estimator | None
+    estimator: Estimator
     seen: dict[str, Any]
 
     def traced(self, f: Callable[[Any, Tree], Any]) -> Any:
@@ -57,7 +59,8 @@ class Trial(NamedTuple):
 
         def of(q, y):
             if _is_nested(q):
-                functions: list = [lambda x, given=q.given: _summed(lambda s: self.terms((x, s), y), given(x))]
+                given, estimator = q.given, self.estimator
+                functions: list = [lambda x: _summed(lambda s: self.terms((x, s), y), given(x), estimator)]
                 q = q.outer
             else:
                 count = len(self.terms(q.mean(), y))
@@ -70,8 +73,7 @@ class Trial(NamedTuple):
 
     def chosen(self, f: Callable[[Tree], Tree], q: Any) -> Estimator:
         """The estimator that takes E_q f."""
-        estimator = self.estimator or Automatic()
-        return estimator.choose(f, q) if isinstance(estimator, Automatic) else estimator
+        return self.estimator.choose(f, q) if isinstance(self.estimator, Automatic) else self.estimator
 
     def is_sampled(self) -> bool:
         """Whether a term of log_joint is sampled."""
@@ -108,8 +110,9 @@ def _is_nested(q: Any) -> bool:
     return hasattr(q, "outer") and hasattr(q, "given")
 
 
-def _summed(f: Callable[[Tree], tuple], q: Any) -> jax.Array:
-    values, entropy = expect_with_entropy(f, q, Automatic(), jax.random.key(0))
+def _summed(f: Callable[[Tree], tuple], q: Any, estimator: Estimator) -> jax.Array:
+    inside = estimator if isinstance(estimator, Automatic) else Automatic(estimator)
+    values, entropy = expect_with_entropy(f, q, inside, jax.random.key(0))
     return sum(values) + entropy
 
 
@@ -141,9 +144,12 @@ def _log_joint(t: Trial) -> tuple[bool, str]:
 
 
 def _structure(t: Trial) -> tuple[bool, str]:
-    found = enumerate(t.structure())
-    takes = "Automatic() takes" if t.estimator is None else "the estimator is"
-    return True, "; ".join(f"term {i} is {KINDS[order]} in z, {takes} {e}" for i, (order, e) in found)
+    def taken(estimator):
+        if t.estimator is DEFAULT and estimator is DEFAULT.otherwise:
+            return f"no estimator fits by itself: give the rules one, {estimator} is tried here"
+        return f"{'Automatic() takes' if isinstance(t.estimator, Automatic) else 'the estimator is'} {estimator}"
+
+    return True, "; ".join(f"term {i} is {KINDS[k]} in z, {taken(e)}" for i, (k, e) in enumerate(t.structure()))
 
 
 def _dtype(t: Trial) -> tuple[bool, str]:

@@ -26,6 +26,7 @@ from .gaussian_chain_passes import (
     spread,
     transposed,
 )
+from .protocol import same_shapes
 
 
 @jax.tree_util.register_dataclass
@@ -104,6 +105,7 @@ class GaussianChain:
 
     def cross_covariances(self) -> jax.Array:
         """Cov(z_t, z_{t+1}), [T − 1, D, D]."""
+        self._mask()
         return -matmul(self.gain[:-1], self.covariances()[1:])
 
     def sample(self, key: jax.Array) -> jax.Array:
@@ -117,6 +119,7 @@ class GaussianChain:
 
     def log_prob(self, z: jax.Array) -> jax.Array:
         """ln P(z) in nats, quadratic in z. O(T D³) for the inverses of the roots."""
+        same_shapes("z", z, self.away)
         mask = self._mask()[:, None]
         away = jnp.where(mask, z - self.loc, 0)
         after = jnp.concatenate([away[1:], jnp.zeros_like(away[:1])])
@@ -144,6 +147,7 @@ class GaussianChain:
         what reads neighbours, as z[:-1] and z[1:], 2 D second derivatives along roots of their joint covariance: no
         digits are lost where these move together and f says by how little. NaN where f couples frames further apart.
         """
+        self._mask()
         zeros = origin(f, self.loc)
         g = apart(f, zeros)
         if g is None:
@@ -190,6 +194,7 @@ class GaussianChain:
         return 0.5 * moments + jnp.sum(below * jnp.swapaxes(self.cross_covariances(), -1, -2)) + doubt
 
     def _mask(self):
+        """Which frames count, bool [T]; raises on a batch."""
         return Padded(self.away, self.length).mask()
 
     def _log_det(self):

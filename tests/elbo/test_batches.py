@@ -45,6 +45,7 @@ METHODS = {
     "support": lambda q, z: q.support(),
     "relaxed": lambda q, z: q.relaxed(KEY, 0.5),
     "covariance": lambda q, z: q.covariance(),
+    "cross_covariances": lambda q, z: q.cross_covariances(),
     "expect_quadratic": lambda q, z: q.expect_quadratic(lambda z: jnp.sum(z**2)),
     "kl": lambda q, z: elbo.kl(q, q),
     "Exact": lambda q, z: elbo.Exact()(lambda z: sum(jnp.sum(a) for a in jax.tree.leaves(z)), q),
@@ -61,7 +62,9 @@ def test_methods_raise_on_a_batch_and_answer_for_each_datum(name):
     if name == "Nested":
         tested = {m: tested[m] for m in ("log_prob", "mode", "sample")}
     if name == "GaussianChain":  # its arrays are answers for each datum already
-        tested = {m: tested[m] for m in ("entropy", "log_prob", "sample", "kl")}
+        tested = {
+            m: tested[m] for m in ("entropy", "log_prob", "sample", "expect_quadratic", "kl", "cross_covariances")
+        }
     if name in ("group", "Framewise", "Tree"):
         tested.pop("support", None), tested.pop("kl")
     for f in tested.values():
