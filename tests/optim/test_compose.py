@@ -282,7 +282,7 @@ def test_the_count_of_a_prior_may_be_traced():
     params, ys, _ = tosses("weighted")
 
     def em(count):
-        return optim.em_step(COIN, prior=PseudoData(PRIOR.reference, count)).update(None, params, (), ys)[0]
+        return optim.em_step(COIN, prior=PseudoData(params.theta, count)).update(None, params, (), ys)[0]
 
     got = jax.vmap(em)(jnp.array([0.0, 10.0])).theta.probabilities()[:, 0, 0]
     np.testing.assert_allclose(got, [8 / 40, (8 + 5) / 50], rtol=1e-6)
@@ -290,7 +290,7 @@ def test_the_count_of_a_prior_may_be_traced():
         em(-1.0)
 
 
-def test_a_batch_without_data_moves_nothing(key):
+def test_a_batch_without_data_moves_nothing(key, x64):
     params, ys, weights = tosses("weighted")
     momentum = optim.eg_step(COIN, optax.sgd(1.0, momentum=0.9), prior=PRIOR)
     rules = {"em": EM, "damped": PLAIN, "momentum": momentum, "minibatches": optim.minibatches(EM, 8)}
