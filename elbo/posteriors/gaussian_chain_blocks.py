@@ -44,14 +44,14 @@ class Potentials(NamedTuple):
         """With frames where mask [T] is False made N(0, I), and coupled to none."""
         wide, pair = mask[:, None, None], mask[1:, None, None]
         eye = jnp.eye(self.own.shape[-1], dtype=self.own.dtype)
-        pairs = (jnp.where(pair, a, 0) for a in (self.after, self.cross, self.before))
+        after, cross, before = (jnp.where(pair, a, 0) for a in (self.after, self.cross, self.before))
         slope = self.slope._replace(
             own=jnp.where(mask[:, None], self.slope.own, 0),
             before=jnp.where(mask[1:, None], self.slope.before, 0),
             after=jnp.where(mask[1:, None], self.slope.after, 0),
         )
         own, below = jnp.where(wide, self.own, eye), jnp.where(pair, self.below, 0)
-        return Potentials(own, below, self.first, *pairs, slope, self.doubt)
+        return Potentials(own, below, self.first, after, cross, before, slope, self.doubt)
 
 
 class Root(NamedTuple):
@@ -81,9 +81,9 @@ def potentials(g: Apart, z: jax.Array) -> Potentials:
     none = jnp.zeros_like(units)
     columns = jax.vmap(product)(jnp.concatenate([units, none]), jnp.concatenate([none, units]))
     before, after = (jnp.transpose(a, (1, 2, 0)) for a in columns)
-    blocks = after[..., size:], after[..., :size], before[..., :size]
+    last, cross, own_before = -after[..., size:], -after[..., :size], -before[..., :size]
     doubt = doubt + frame_doubt(g, zero)
-    return Potentials(-own, -below, -first, *(-a for a in blocks), jax.grad(g.value)(zero), doubt)
+    return Potentials(-own, -below, -first, last, cross, own_before, jax.grad(g.value)(zero), doubt)
 
 
 def least_squares(parts: Potentials) -> tuple[Rows, jax.Array]:
@@ -101,11 +101,9 @@ def least_squares(parts: Potentials) -> tuple[Rows, jax.Array]:
     start = root(parts.first, parts.slope.first[0])
     last = ((0, 1), (0, 0), (0, 0))
     fits = jnp.all(sound) & jnp.all(own.sound) & start.sound & ~jnp.any(parts.below)
-    return Rows(
-        *(start.rows, start.side, own.rows, own.side),
-        *(jnp.pad(a, last) for a in (rows[..., size:], rows[..., :size])),
-        jnp.pad(side, last[:2]),
-    ), fits
+    before, after = (jnp.pad(a, last) for a in (rows[..., :size], rows[..., size:]))
+    shares = start.rows, start.side, own.rows, own.side
+    return Rows(*shares, before, after, jnp.pad(side, last[:2])), fits
 
 
 def root(m: jax.Array, h: jax.Array) -> Root:
@@ -159,8 +157,9 @@ def constant(rows: Rows) -> jax.Array:
     """The constant path [D] that fits the rows best, 0 where they do not say."""
     step = rows.before + rows.after
     pairs = ((rows.first[None], rows.start[None]), (rows.own, rows.seen), (step, rows.step))
-    square = sum(jnp.einsum("tki,tkj->ij", a, a, precision=PRECISION) for a, _ in pairs)
-    found = root(square, sum(jnp.einsum("tki,tk->i", a, b, precision=PRECISION) for a, b in pairs))
+    square = sum((jnp.einsum("tki,tkj->ij", a, a, precision=PRECISION) for a, _ in pairs), jnp.zeros_like(rows.first))
+    side = sum((jnp.einsum("tki,tk->i", a, b, precision=PRECISION) for a, b in pairs), jnp.zeros_like(rows.start))
+    found = root(square, side)
     known = jnp.diagonal(found.rows) > 0
     upper = jnp.where(known[:, None], found.rows, jnp.eye(len(known), dtype=square.dtype))
     return transposed(triangular_inverse(upper.T), jnp.where(known, found.side, 0))

@@ -203,7 +203,7 @@ def spread_sequential(gain: jax.Array, root: jax.Array) -> jax.Array:
     """By a scan. O(T D³)."""
 
     def step(after, frame):
-        s = _join_roots(*frame, after)
+        s = _join_roots(frame[0], frame[1], after)
         return s, s
 
     return jax.lax.scan(step, jnp.zeros(root.shape[1:], root.dtype), (gain, root), reverse=True)[1]
@@ -213,7 +213,7 @@ def spread_parallel(gain: jax.Array, root: jax.Array) -> jax.Array:
     """The same by an associative scan. O(T D³), depth log T."""
 
     def join(late, early):
-        return matmul(early[0], late[0]), _join_roots(*early, late[1])
+        return matmul(early[0], late[0]), _join_roots(early[0], early[1], late[1])
 
     return jax.lax.associative_scan(join, (gain, root), reverse=True)[1]
 

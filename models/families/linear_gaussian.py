@@ -235,7 +235,8 @@ class LinearGaussian:
             "bias": self.bias + step[..., 0, :],
             "scale": update_log_scale(log_scale, residual, second, total, self._floor(), terms),
         }
-        return replace(self, tap=None, **{_PARAMETERS[name]: a for name, a in new.items() if name not in self.known})
+        moved: Any = {_PARAMETERS[name]: a for name, a in new.items() if name not in self.known}
+        return replace(self, tap=None, **moved)
 
     def statistics_of(self, reference: "LinearGaussian") -> Statistics:
         """E T(x, y) of one datum, in this family's coordinates; what pseudo-data are made of.

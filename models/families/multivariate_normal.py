@@ -272,7 +272,8 @@ class MultivariateNormal:
             root = _update_root(self.root, covariance, self._floor(), moment, self._terms(inverse))
             no_scale = expand(total <= 0, 2)
         new = {"mean": jnp.where(empty[..., None], self.mean, mean), "covariance": jnp.where(no_scale, self.root, root)}
-        return replace(self, tap=None, **{_PARAMETERS[name]: a for name, a in new.items() if name not in self.known})
+        moved: Any = {_PARAMETERS[name]: a for name, a in new.items() if name not in self.known}
+        return replace(self, tap=None, **moved)
 
     def statistics_of(self, reference: "MultivariateNormal") -> Statistics:
         """E T(x) of one datum x ~ reference, in this family's coordinates; what pseudo-data are made of."""
