@@ -33,8 +33,7 @@ def of_hmms(cast):
     start = hmm.init(KEY, ys, 2, family=Categorical(LOGITS)).theta.emission
     return (
         (elbo.evidence(model)(params, ys), jax.vmap(model.usable)(ys), new.theta.emission.logits, info.dropped),
-        (hmm_inference.decode(model, params.theta, ys).states, hmm_inference.predict(model, params.theta, ys)),
-        (start.logits, model.encoder(params.psi, jax.tree.map(lambda a: a[0], ys)).entropy()),
+        (hmm_inference.decode(model, params.theta, ys).states, start.logits),
     )
 
 
