@@ -11,7 +11,7 @@ from .estimators import Automatic, Estimator, Exact, expect_with_entropy
 from .exact import ExactEncoder, terms
 from .model import Model, Params
 from .numerics import IMPOSSIBLE, widen
-from .posteriors import Bernoulli, GaussianChain, Posterior
+from .posteriors import Bernoulli, GaussianChain, Posterior, StructureError
 from .posteriors.protocol import require_posterior
 from .remember import remembered
 
@@ -215,6 +215,8 @@ def _batched(one: Callable, batch_size: int | None) -> Callable:
             if batch_size is None:
                 return jax.vmap(one, (None, 0, 0))(params, ys, keys)
             return jax.lax.map(lambda args: one(params, *args), (ys, keys), batch_size=batch_size)
+        except StructureError:
+            raise
         except Exception as error:  # raised while tracing, often by a network that was given another shape
             shapes = [list(jnp.shape(leaf)[1:]) for leaf in jax.tree.leaves(ys)]
             error.add_note(
