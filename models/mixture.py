@@ -40,7 +40,7 @@ def log_joint(theta: Theta, z: jax.Array, y: Any) -> jax.Array:
     """ln P(z, y) = Σ_k z_k (ln π_k + ln p_k(y)); z is the indicator of the component, [K]."""
     # a component so narrow that its squares overflow is impossible, not −inf: 0 · (−inf) is NaN
     log_p = jnp.maximum(data_log_prob(theta.components, y), elbo.LOG_ZERO)
-    return theta.weights.log_prob(z) + jnp.dot(z, log_p, precision=elbo.PRECISION)
+    return theta.weights.log_prob(z, latent=True) + jnp.dot(z, log_p, precision=elbo.PRECISION)
 
 
 @elbo.remembered

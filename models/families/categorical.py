@@ -51,11 +51,15 @@ class Categorical:
         return jax.nn.softmax(self.logits)
 
     @density
-    def log_prob(self, x: jax.Array) -> jax.Array:
+    def log_prob(self, x: jax.Array, *, latent: bool = False) -> jax.Array:
         """ln P(x) of one x (an integer scalar, or an indicator [V]) under each distribution, [*batch], nats.
 
         An integer outside 0..V-1 is impossible: `LOG_ZERO`. So is an indicator with a negative entry; sums of
         indicators, which latent paths are made of, are not: ln P is affine in x. What data may be, says `supports`.
+
+        Args:
+          x: see above.
+          latent: whether x is an indicator that a posterior gives, which needs no check.
         """
         log_p = jax.nn.log_softmax(self.logits)
         x = _index(x)
@@ -72,7 +76,7 @@ class Categorical:
                 f"x: got shape {list(x.shape)}, expected an integer scalar or an indicator [{self.values}]"
             )
         value = tapped(_contract, jnp.dot(log_p, x, precision=PRECISION), self.tap, x)
-        return on_support(value, jnp.all(x >= 0))
+        return value if latent else on_support(value, jnp.all(x >= 0))
 
     def supports(self, x: jax.Array) -> jax.Array:
         """Whether x can be a datum: an integer in 0..V-1, or non-negative numbers [V] whose sum is 1; a bool."""
