@@ -82,31 +82,31 @@ def sum_over_chunks(
         sums, feasible = compact(consts, shared, ys, jnp.where(good, weights, 0), keys)
         return sums, good & feasible
 
-    def whole(good, consts, shared, *data):
-        def chunk(carry, start):
-            # the last chunk overlaps the one before it, and leaves those data out: no padded copy of ys
-            total, left = carry
-            begin = jnp.minimum(start, size - chunk_size)
-            g, *d = jax.tree.map(lambda a: jax.lax.dynamic_slice_in_dim(a, begin, chunk_size), (good, *data))
-            fresh = begin + jnp.arange(chunk_size) >= start
-            sums, feasible = part(g & fresh, consts, shared, *d)
-            known = jax.lax.dynamic_slice_in_dim(left, begin, chunk_size)
-            left = jax.lax.dynamic_update_slice_in_dim(left, jnp.where(fresh, feasible, known), begin, 0)
-            # where no datum of a chunk is feasible its sums may be NaN
-            total = jax.tree.map(lambda t, s: t + jnp.where(sums[-1] > 0, s, 0).astype(t.dtype), total, sums)
-            return varying((total, left), axes), None
-
-        nothing = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), shapes)
-        return jax.lax.scan(chunk, varying((nothing, good), axes), jnp.arange(0, size, chunk_size))[0]
-
     if chunk_size < size:
         shapes = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, at_least_single(a.dtype)), shapes)
+
+    def chunk(carry, start):
+        # the last chunk overlaps the one before it, and leaves those data out: no padded copy of ys
+        total, kept = carry
+        begin = jnp.minimum(start, size - chunk_size)
+        g, *d = jax.tree.map(lambda a: jax.lax.dynamic_slice_in_dim(a, begin, chunk_size), (good, *data))
+        fresh = begin + jnp.arange(chunk_size) >= start
+        sums, left = settle(part, shapes, g & fresh, consts, shared, *d)
+        # where no datum of a chunk is feasible its sums may be NaN
+        total = jax.tree.map(lambda t, s: t + jnp.where(sums[-1] > 0, s, 0).astype(t.dtype), total, sums)
+        return varying((total, kept + jnp.sum(left, dtype=jnp.int32)), axes), None
+
     valid = jnp.isfinite(weights) & (weights >= 0)
     meant = valid & (weights > 0)
     good = meant & jax.vmap(lambda y: model.usable(converted(y, dtype)))(ys)
-    f = part if chunk_size == size else whole
-    (values, bound, weight), left = settle(f, shapes, good, consts, shared, ys, weights, keys)
-    return Sums(values, bound, weight, jnp.sum(~valid | (meant & ~left), dtype=jnp.int32))
+    data = (ys, weights, keys)
+    if chunk_size == size:
+        sums, left = settle(part, shapes, good, consts, shared, *data)
+        kept = jnp.sum(left, dtype=jnp.int32)
+    else:
+        nothing = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), (shapes, jax.ShapeDtypeStruct((), jnp.int32)))
+        sums, kept = jax.lax.scan(chunk, varying(nothing, axes), jnp.arange(0, size, chunk_size))[0]
+    return Sums(*sums, jnp.sum(~valid | meant, dtype=jnp.int32) - kept)
 
 
 def check_weights(weights: jax.Array | None, size: int, params: Params) -> jax.Array:

@@ -28,11 +28,19 @@ def settle(f: Callable[..., tuple[Tree, jax.Array]], shapes: Tree, good: jax.Arr
       The sums and what is left of good. Differentiable in both modes: the derivative is that of the last turn.
     """
     axes = axes_of(good, args)
+    # an array that is given twice (Ψ tied to Θ) stays one array in the loop, so that what is made of it is made once
+    leaves, treedef = jax.tree.flatten(args)
+    names = list(dict.fromkeys(map(id, leaves)))
+    place = [names.index(id(leaf)) for leaf in leaves]
+    once = dict(zip(map(id, leaves), leaves, strict=True)).values()
 
-    def loop(good, *args):
+    def unfolded(good, once):
+        return f(good, *treedef.unflatten([once[i] for i in place]))
+
+    def loop(good, once):
         def body(carry):
             _, _, good = carry
-            sums, left = f(good, *args)
+            sums, left = unfolded(good, once)
             return varying((jnp.any(left != good) & ~sum_is_finite(sums), sums, left), axes)
 
         nothing = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
@@ -45,9 +53,9 @@ def settle(f: Callable[..., tuple[Tree, jax.Array]], shapes: Tree, good: jax.Arr
     def settled_jvp(primals, tangents):
         # a loop whose turns depend on the data has no derivative in reverse mode; its last turn has
         _, left = loop(*jax.lax.stop_gradient(primals))
-        return jax.jvp(lambda *args: f(left, *args), primals[1:], tangents[1:])
+        return jax.jvp(lambda once: unfolded(left, once), primals[1:], tangents[1:])
 
-    return settled(good, *args)
+    return settled(good, list(once))
 
 
 def replaced(good: jax.Array, data: Tree) -> Tree:
