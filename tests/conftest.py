@@ -1,10 +1,15 @@
 """Fixtures for all tests."""
 
+import os
 from pathlib import Path
 
 import jax
 import pytest
 from hypothesis import HealthCheck, settings
+
+# Most of the suite's time is compilation. LLVM's own optimisations are left out here; XLA's (fusion, layout, algebra),
+# which the numbers depend on, stay. An XLA_FLAGS of your own goes before this.
+os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
 
 # Always the same examples: a failure is the code's, not the draw's. The fixtures below hold no state of an example.
 settings.register_profile(
