@@ -1,7 +1,6 @@
 """What a log_joint reads of the families of Θ other than through the tapped value of their log_prob, by its jaxpr.
 
-Statistics are read through the taps. Whatever else a family's parameters move is in no statistic, so that the
-closed-form M step would climb another function than ln P(y).
+Whatever else a family's parameters move is in no statistic: the M step would climb another function than ln P(y).
 """
 
 from collections.abc import Callable, Sequence

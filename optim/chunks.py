@@ -106,7 +106,8 @@ def sum_over_chunks(
     else:
         nothing = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), (shapes, jax.ShapeDtypeStruct((), jnp.int32)))
         sums, kept = jax.lax.scan(chunk, varying(nothing, axes), jnp.arange(0, size, chunk_size))[0]
-    return Sums(*sums, jnp.sum(~valid | meant, dtype=jnp.int32) - kept)
+    values, bound, weight = sums
+    return Sums(values, bound, weight, jnp.sum(~valid | meant, dtype=jnp.int32) - kept)
 
 
 def check_weights(weights: jax.Array | None, size: int, params: Params) -> jax.Array:

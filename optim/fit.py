@@ -108,7 +108,7 @@ def fit(
                 history.append(jax.tree.map(lambda a, n=taken: np.asarray(a)[:n], block))
                 kept = params, state, done, _ = params, state, done + taken, len(history)
                 reason, info = Reason(int(why)), jax.tree.map(lambda a: a[-1], history[-1])
-                seen = Seen(float(info.objective), int(info.dropped), _rejected(history[-1], seen.rejections))
+                seen = Seen(float(info.objective), int(info.dropped), _rejected(history[-1], int(seen.rejections)))
                 show(done, info)
                 if callback is not None and callback(first + done, params, info) and reason is Reason.MAX_STEPS:
                     reason = Reason.STOPPED
@@ -134,8 +134,9 @@ def _trouble(info: Info) -> list[str]:
 
 def _rejected(history: Info, before: int) -> int:
     """How many updates in a row were rejected up to now, with those before this history."""
-    good = np.flatnonzero(history.finite & np.isfinite(history.objective))
-    return len(history.finite) - 1 - int(good[-1]) if len(good) else before + len(history.finite)
+    finite = np.asarray(history.finite)
+    good = np.flatnonzero(finite & np.isfinite(history.objective))
+    return len(finite) - 1 - int(good[-1]) if len(good) else before + len(finite)
 
 
 @partial(jax.jit, static_argnames=("rule", "size"))

@@ -23,4 +23,4 @@ def choose(first: jax.Array, a: Tree, b: Tree) -> Tree:
 
 def finite_or(new: Tree, old: Tree) -> Tree:
     """Each number of new that is finite, else that of old; the trees must match."""
-    return jax.tree.map(lambda a, b: jnp.where(jnp.isfinite(a), a, b).astype(b.dtype), new, old)
+    return jax.tree.map(lambda a, b: jnp.asarray(jnp.where(jnp.isfinite(a), a, b), b.dtype), new, old)

@@ -176,7 +176,7 @@ def loop(update, params, state, ys, key, weights, tolerance, first, limit, seen:
     history = jax.tree.map(lambda a: jnp.zeros((size, *a.shape), a.dtype), blank)
     # −∞ and no NaN, which jax_debug_nans would take for a fault; neither can be mistaken for a measurement
     history = history._replace(**{f: jnp.full_like(getattr(history, f), -jnp.inf) for f in ("elbo", "objective")})
-    kinds = Seen(blank.objective.dtype, blank.dropped.dtype, jnp.int32)
+    kinds = (blank.objective.dtype, blank.dropped.dtype, jnp.int32)
     seen = Seen(*(jnp.asarray(a, kind) for a, kind in zip(seen, kinds, strict=True)))
     zero = jnp.zeros((), jnp.int32)
     start = varying((zero, seen, params, state, history, zero + Reason.MAX_STEPS), axes)

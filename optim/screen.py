@@ -29,13 +29,13 @@ def settle(f: Callable[..., tuple[Tree, jax.Array]], shapes: Tree, good: jax.Arr
     """
     axes = axes_of(good, args)
     # an array that is given twice (Ψ tied to Θ) stays one array in the loop, so that what is made of it is made once
-    leaves, treedef = jax.tree.flatten(args)
+    leaves = jax.tree.leaves(args)
     names = list(dict.fromkeys(map(id, leaves)))
     place = [names.index(id(leaf)) for leaf in leaves]
     once = dict(zip(map(id, leaves), leaves, strict=True)).values()
 
     def unfolded(good, once):
-        return f(good, *treedef.unflatten([once[i] for i in place]))
+        return f(good, *jax.tree.unflatten(jax.tree.structure(args), [once[i] for i in place]))
 
     def loop(good, once):
         def body(carry):

@@ -9,12 +9,12 @@ import jax
 import jax.numpy as jnp
 
 from elbo import PRECISION, density, tapped
-from elbo.linalg import cholesky, large_singular_values, ldl, limit, matmul, triangular_inverse
+from elbo.linalg import cholesky, large_singular_values, limit, matmul, triangular_inverse
 
+from .precision_root import store, triangle, update_root
 from .shapes import (
     at_floor,
     at_least,
-    bound_variance,
     check_event,
     check_names,
     check_shape,
@@ -114,7 +114,7 @@ class MultivariateNormal:
         if covariance_type == "spherical":
             root = -0.5 * jnp.log(jnp.where(covariance > 0, covariance, jnp.nan))
         else:
-            root = _store(triangular_inverse(cholesky(covariance)))
+            root = store(triangular_inverse(cholesky(covariance)))
         require_positive("covariance", root, "a singular one has no density: add a small variance", log=True)
         return cls(mean, root, floor, covariance_type, known=check_names("known", known, _PARAMETERS))
 
@@ -166,7 +166,7 @@ class MultivariateNormal:
         """W with Σ⁻¹ = Wᵀ W, [*batch, D, D] (tied: [D, D]), lower triangular."""
         if self.covariance_type == "spherical":
             return jnp.exp(self._root())[..., None, None] * jnp.eye(self.event_size, dtype=self.mean.dtype)
-        return _triangle(self.root)
+        return triangle(self.root)
 
     def covariance(self) -> jax.Array:
         """Σ, [*batch, D, D] (tied: [D, D])."""
@@ -193,7 +193,7 @@ class MultivariateNormal:
             root = self._root()
         else:
             whitener, floor = self.whitener(), jax.lax.stop_gradient(self._floor())
-            root = _store(limit(whitener, floor))
+            root = store(limit(whitener, floor))
             below = jnp.sum((whitener * floor[..., None, :]) ** 2, (-2, -1)) > 1
             root = jnp.where(expand(below, 2), root, self.root)
         return replace(self, root=self.root if "covariance" in self.known else root)
@@ -269,7 +269,7 @@ class MultivariateNormal:
                 spread, total = jnp.sum(spread, tuple(range(len(self.batch_shape)))), jnp.sum(scale_count)
             covariance = divide(second - spread, total[..., None, None])
             moment = divide(jnp.diagonal(second, axis1=-2, axis2=-1), total[..., None])
-            root = _update_root(self.root, covariance, self._floor(), moment, self._terms(inverse))
+            root = update_root(self.root, covariance, self._floor(), moment, self._terms(inverse))
             no_scale = expand(total <= 0, 2)
         new = {"mean": jnp.where(empty[..., None], self.mean, mean), "covariance": jnp.where(no_scale, self.root, root)}
         moved: Any = {_PARAMETERS[name]: a for name, a in new.items() if name not in self.known}
@@ -398,32 +398,3 @@ def _contract_spherical(tap: Statistics, u: jax.Array) -> jax.Array:
 
 _CONTRACTS = {"full": _contract_full, "tied": _contract_tied, "spherical": _contract_spherical}
 _WEIGHTED = {name: weighted(contract) for name, contract in _CONTRACTS.items()}
-
-
-def _triangle(root: jax.Array) -> jax.Array:
-    """The lower triangular matrix [..., D, D] whose diagonal is stored as its logarithm."""
-    diagonal = jnp.exp(jnp.diagonal(root, axis1=-2, axis2=-1))
-    return jnp.tril(root, -1) + diagonal[..., None] * jnp.eye(root.shape[-1], dtype=root.dtype)
-
-
-def _store(whitener: jax.Array) -> jax.Array:
-    """A lower triangular matrix [..., D, D] with its diagonal replaced by the logarithm."""
-    log_diagonal = jnp.log(jnp.diagonal(whitener, axis1=-2, axis2=-1))
-    return jnp.tril(whitener, -1) + log_diagonal[..., None] * jnp.eye(whitener.shape[-1], dtype=whitener.dtype)
-
-
-def _update_root(
-    root: jax.Array, covariance: jax.Array, floor: jax.Array, second: jax.Array, terms: jax.Array
-) -> jax.Array:
-    """Root of the precision of data whose covariance in the coordinates whitened by `root` is `covariance` [..., D, D].
-
-    With unit lower L and pivots d, covariance = L diag(d) Lᵀ and the new root is diag(d)^-½ L⁻¹ W, where the floor does
-    not bind. `second` are the second moments [..., D] whose rounding the pivots carry, `terms` see `bound_variance`.
-    """
-    factor, whitener = ldl(covariance), _triangle(root)
-    least = jnp.diagonal(whitener, axis1=-2, axis2=-1) * floor
-    # where there is a floor, a pivot that is zero to rounding is far below it, which is all that matters
-    scale = jnp.sqrt(bound_variance(factor.pivots, jnp.where(factor.regular, 1e-12, 1e-3) * least, second, terms))
-    raw = matmul(triangular_inverse(factor.lower), whitener) / scale[..., None]
-    # the maximum under Σ ⪰ diag(floor²) is that without it, with the eigenvalues in units of the floor raised to 1
-    return _store(limit(raw, floor))
