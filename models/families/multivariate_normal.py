@@ -31,6 +31,9 @@ _PARAMETERS = {"mean": "mean", "covariance": "root"}
 Covariance = Literal["full", "tied", "spherical"]
 
 
+_UNKNOWN_TYPE = "covariance_type: got {!r}, expected one of {}; a diagonal covariance is the family Normal"
+
+
 class Statistics(NamedTuple):
     """Sums over data of functions of the whitened residual u = W (x − mean) of the measuring family.
 
@@ -104,7 +107,7 @@ class MultivariateNormal:
         batch, size = mean.shape[:-1], mean.shape[-1]
         shapes = {"full": (*batch, size, size), "tied": (size, size), "spherical": batch}
         if covariance_type not in shapes:
-            raise ValueError(f"covariance_type: got {covariance_type!r}, expected one of {sorted(shapes)}")
+            raise ValueError(_UNKNOWN_TYPE.format(covariance_type, sorted(shapes)))
         if covariance.shape != shapes[covariance_type]:
             raise ValueError(
                 f"covariance: got {list(covariance.shape)}, expected {list(shapes[covariance_type])} for mean "
@@ -145,7 +148,7 @@ class MultivariateNormal:
         mean = floating("mean", mean, 1)
         shapes = {"full": mean.shape, "tied": mean.shape[-1:], "spherical": mean.shape[:-1]}
         if covariance_type not in shapes:
-            raise ValueError(f"covariance_type: got {covariance_type!r}, expected one of {sorted(shapes)}")
+            raise ValueError(_UNKNOWN_TYPE.format(covariance_type, sorted(shapes)))
         scale = check_shape("scale", scale, shapes[covariance_type])
         root = -jnp.log(jnp.where(scale > 0, scale, jnp.nan))
         if covariance_type != "spherical":
