@@ -1,16 +1,20 @@
 """The objective L(Ψ, Θ, y) = E_q ln P_Θ(z, y) + H(q), q = P_Ψ(z|y), and what it is made of."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax.sharding import NamedSharding, PartitionSpec
 
+from .chunks import ChunkSize, automatic_size, check_chunk_size
+from .devices import axes_of
+from .dtypes import converted, dtype_of, widened
 from .estimators import Automatic, Estimator, Exact, expect_with_entropy
 from .exact import ExactEncoder, terms
 from .model import Model, Params
-from .numerics import IMPOSSIBLE, widen
+from .numerics import IMPOSSIBLE
 from .posteriors import Bernoulli, GaussianChain, Posterior, StructureError
 from .posteriors.protocol import require_posterior
 from .remember import remembered
@@ -44,15 +48,20 @@ def bound(
 
 
 def _parts(model, params, y, key, estimator):
-    y = widen(y)
+    params, y = _met(params, y)
     q = model.encoder(params.psi, y)
     energy, entropy = expect_with_entropy(lambda z: terms(model.log_joint, params.theta, z, y), q, estimator, key)
     return sum(energy), entropy
 
 
+def _met(params, y):
+    """Parameters and a datum in the dtypes that the model computes in."""
+    return widened(params), converted(y, dtype_of(params))
+
+
 @remembered
 def elbo(
-    model: Model, *, estimator: Estimator | None = None, batch_size: int | None = None
+    model: Model, *, estimator: Estimator | None = None, batch_size: ChunkSize = "auto"
 ) -> Callable[..., jax.Array]:
     """The objective as a jit-compiled function of a batch.
 
@@ -61,11 +70,14 @@ def elbo(
     Args:
       model: the pair (log_joint, encoder).
       estimator: how to take the expectation; by default the best that each term's structure allows (`Automatic`).
-      batch_size: data evaluated at a time, to bound the memory; all at once by default.
+      batch_size: data evaluated at a time, to bound the memory. By default as many as keep the largest array below 3 MB
+        on a CPU, below 256 MB elsewhere; None for all at once, which leaves data that are spread over devices where
+        they are, and is the default where there are several.
 
     Returns:
       `f(params, ys, key=None)` -> L for each datum, [N], nats; −∞ for a datum that the model calls impossible, NaN for
-      one that holds a NaN. ys is a pytree with a leading axis N; the key is needed only by estimators that sample.
+      one that holds a NaN. ys is a pytree with a leading axis N, converted to the dtype of the parameters (see `Update`
+      in `optim.rule`); the key is needed only by estimators that sample.
 
     Raises:
       StructureError, while tracing: no estimator fits; the message names the choices.
@@ -86,10 +98,14 @@ def elbo(
 
 
 @remembered
-def evidence(model: Model, *, batch_size: int | None = None) -> Callable[..., jax.Array]:
+def evidence(model: Model, *, batch_size: ChunkSize = "auto") -> Callable[..., jax.Array]:
     """ln P_Θ(y) of a model whose encoder is exact, as a jit-compiled function of a batch: L at Ψ = Θ, where KL = 0.
 
         ln P_Θ(y) = ln P_Θ(z, y) − ln P_Θ(z|y),  whatever z is
+
+    Args:
+      model: the pair (log_joint, encoder).
+      batch_size: as in `elbo`.
 
     Returns:
       `f(params, ys)` -> [N], nats. Only `params.theta` is read. Its gradient in Θ is that of L at the exact posterior
@@ -114,7 +130,8 @@ def evidence(model: Model, *, batch_size: int | None = None) -> Callable[..., ja
 
 
 def _log_evidence(log_joint, encoder, params, y):
-    y, psi = widen(y), encoder.e_step(params.theta, params.psi)
+    params, y = _met(params, y)
+    psi = encoder.e_step(params.theta, params.psi)
     q = encoder(psi, y)
     if isinstance(q, GaussianChain):
         # it knows its steps to more digits than its mode holds
@@ -130,7 +147,11 @@ def _log_evidence(log_joint, encoder, params, y):
 
 @remembered
 def decompose(
-    model: Model, *, estimator: Estimator | None = None, posterior: ExactEncoder | None = None
+    model: Model,
+    *,
+    estimator: Estimator | None = None,
+    posterior: ExactEncoder | None = None,
+    batch_size: ChunkSize = "auto",
 ) -> Callable[..., Decomposition]:
     """Energy, entropy, L, ln P_Θ(y) and KL of each datum, so that (1) = (2) can be checked on any exact model.
 
@@ -138,6 +159,7 @@ def decompose(
       model: the pair (log_joint, encoder); the encoder need not be exact.
       estimator: how to take the energy's expectation.
       posterior: the exact encoder of the same log_joint; by default the model's own.
+      batch_size: as in `elbo`.
 
     Returns:
       `f(params, ys, key=None)` -> `Decomposition` of vectors [N], nats.
@@ -153,7 +175,7 @@ def decompose(
     truth = _exact_encoder(posterior or require_model(model).encoder, "posterior")
 
     def one(params, y, key):
-        y = widen(y)
+        params, y = _met(params, y)
         energy, entropy = _parts(model, params, y, key, estimator or Automatic())
         value = _reported(energy + entropy)
         # the posterior of an impossible datum says so in its entropy; there it is the energy that people look at
@@ -164,7 +186,7 @@ def decompose(
         gap = -_reported(-kl(model.encoder(params.psi, y), truth(theta, y)))
         return Decomposition(energy, entropy, value, log_p, gap)
 
-    return _batched(one, None)
+    return _batched(one, batch_size)
 
 
 def kl(q: Posterior, p: Posterior) -> jax.Array:
@@ -205,16 +227,18 @@ def _exact_encoder(encoder: Any, name: str) -> ExactEncoder:
     return encoder
 
 
-def _batched(one: Callable, batch_size: int | None) -> Callable:
+def _batched(one: Callable, batch_size: ChunkSize) -> Callable:
     """`one(params, y, key)` over the leading axis of ys, jit-compiled."""
+    check_chunk_size(batch_size, "batch_size")
+    every = jax.vmap(one, (None, 0, 0))
 
-    def run(params: Params, ys: Tree, key: jax.Array | None):
+    def evaluate(params: Params, ys: Tree, key: jax.Array | None, at_a_time: ChunkSize):
         size = batch_length(ys)
-        keys = None if key is None else jax.random.split(key, size)
+        data = ys, None if key is None else jax.random.split(key, size)
         try:
-            if batch_size is None:
-                return jax.vmap(one, (None, 0, 0))(params, ys, keys)
-            return jax.lax.map(lambda args: one(params, *args), (ys, keys), batch_size=batch_size)
+            if at_a_time == "auto":
+                at_a_time = automatic_size(every, params, data)
+            return _in_chunks(every, params, data, size if at_a_time is None else min(at_a_time, size))
         except StructureError:
             raise
         except Exception as error:  # raised while tracing, often by a network that was given another shape
@@ -231,6 +255,9 @@ def _batched(one: Callable, batch_size: int | None) -> Callable:
         batch_length(ys)
         sharding = jax.typeof(jax.tree.leaves(ys)[0]).sharding
         axis = next(iter(sharding.spec), None)
+        # a chunk of data that are spread over devices would be gathered on each of them
+        spread = axis is not None or (jax.device_count() > 1 and not axes_of(ys))
+        run = partial(evaluate, at_a_time=None if batch_size == "auto" and spread else batch_size)
         if axis is None:
             return run(params, ys, key)
         # data on a mesh with explicit axes (what jax.make_mesh makes): let the compiler place what is in between
@@ -238,6 +265,23 @@ def _batched(one: Callable, batch_size: int | None) -> Callable:
         return jax.sharding.auto_axes(run, out_sharding=data)(params, ys, key)
 
     return batch
+
+
+def _in_chunks(every: Callable, params: Params, data: Tree, chunk: int) -> Tree:
+    """`every(params, *data)`, a chunk of the leading axis at a time; its derivative has the memory of a chunk, too."""
+    size = batch_length(data)
+    if chunk == size:
+        return every(params, *data)
+    last = size - chunk  # the last chunk overlaps the one before it: one program for all
+
+    @partial(jax.checkpoint, prevent_cse=False)
+    def part(begin):
+        return every(params, *jax.tree.map(lambda a: jax.lax.dynamic_slice_in_dim(a, begin, chunk), data))
+
+    def joined(a):
+        return jnp.concatenate([a[:-1].reshape(-1, *a.shape[2:]), a[-1, -(size % chunk or chunk) :]])
+
+    return jax.tree.map(joined, jax.lax.map(part, jnp.minimum(jnp.arange(0, size, chunk), last)))
 
 
 def batch_length(ys: Tree) -> int:

@@ -54,7 +54,10 @@ class Update(Protocol):
           key: for rules that sample; others ignore it, and it may be None.
           params: `Params(theta, psi)`.
           state: what the previous step, or `init`, returned.
-          ys: pytree of data with a leading axis N.
+          ys: pytree of data with a leading axis N. Floating-point arrays are converted to the dtype of the parameters
+            (the common one where they differ; float32 at least where there are families), a chunk at a time, and
+            integers narrower than 32 bits to int32; so do `elbo.elbo`, `evidence` and `decompose`. Sums over data are
+            taken in float32 at least, and what moves keeps its own dtype.
           weights: [N] >= 0, how often each datum counts; 1 by default. A datum of weight 0 (padding) is not looked at.
             Their sum says how much data the batch stands for: a prior is counted once beside it. In a loop of your own
             over batches of B out of N data pass `jnp.full(B, N / B)`, so that each batch stands for the whole, as

@@ -9,6 +9,7 @@ import pytest
 
 import elbo
 from elbo import Params
+from models import mixture
 
 from . import problems
 from .problems import amortised, within
@@ -70,6 +71,25 @@ def test_batch_size_changes_nothing(x64, size):
     np.testing.assert_allclose(value, elbo.elbo(p.model)(p.params, p.ys), rtol=1e-13)
     evidence = elbo.evidence(p.model, batch_size=size)(p.params, p.ys)
     np.testing.assert_allclose(evidence, p.log_evidence, rtol=1e-11)
+    parts, whole = (elbo.decompose(p.model, batch_size=n)(p.params, p.ys) for n in (size, None))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-12, atol=1e-12), parts, whole)
+    slopes = [jax.grad(lambda q, n=n: elbo.elbo(p.model, batch_size=n)(q, p.ys).sum())(p.params) for n in (size, None)]
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-11, atol=1e-12), *slopes)
+
+
+def test_by_default_the_memory_is_that_of_a_chunk():
+    """A million data in 50 dimensions, and 50 components: 10 GB if all at once."""
+    ys = jax.ShapeDtypeStruct((1_000_000, 50), jnp.float32)
+    params = jax.eval_shape(lambda: mixture.init(jax.random.key(0), jnp.ones((2, 50)) * jnp.arange(2.0)[:, None], 50))
+    model = mixture.model(50)
+
+    def all_three(params, ys):
+        return elbo.elbo(model)(params, ys), elbo.evidence(model)(params, ys), elbo.decompose(model)(params, ys)
+
+    memory = jax.jit(all_three).lower(params, ys).compile().memory_analysis()
+    assert memory.temp_size_in_bytes < 100e6
+    slope = jax.jit(jax.grad(lambda params, ys: elbo.evidence(model)(params, ys).sum())).lower(params, ys).compile()
+    assert slope.memory_analysis().temp_size_in_bytes < 100e6
 
 
 def test_batch_size_keeps_the_samples(key):
