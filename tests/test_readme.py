@@ -3,6 +3,7 @@
 import re
 from pathlib import Path
 
+import jax
 import jax.numpy as jnp
 
 import elbo
@@ -19,7 +20,7 @@ def test_code_of_the_readme_runs(capsys):
     assert names["result"].reason.name == "CONVERGED"
     means = sorted(names["result"].params.theta.components.mean[:, 0].tolist())
     assert abs(means[0]) < 0.5 and abs(means[1] - 5) < 0.5
-    assert names["posteriors"].mean().shape == (300, 2)
+    assert jax.vmap(lambda q: q.mean())(names["posteriors"]).shape == (300, 2)
     assert bool(names["info"].finite)
     assert names["best"].theta.components.mean.shape == (2, 2)
     assert names["states"].shape == (2, 100) and (names["states"][1, 60:] == -1).all()
