@@ -192,7 +192,7 @@ def _limit_jvp(primals, tangents):
     # T W = Qᵀ U min(σ, 1) Vᵀ. With Z = dW W⁻¹, M = Uᵀ (Z + Zᵀ) U and P = Qᵀ U: d(T W) = Φ(P (M ∘ K) Pᵀ) T W, where K is
     # what the divided differences of min(σ², 1) make of the rates of σ², and Φ takes the lower half
     (lower, unit), (dlower, _) = primals, tangents
-    vectors, values = _left_singular(lower * unit[..., None, :], 1.0)
+    vectors, values = _left_singular(lower * unit[..., None, :])
     limiter = _limiter(lower, unit)
     limited, needed = matmul(limiter, lower), jnp.any(values > 1, -1)[..., None, None]
     bounded = jnp.minimum(values, 1)
@@ -210,13 +210,29 @@ def _limit_jvp(primals, tangents):
     return limited, jnp.where(needed, matmul(half, limited), dlower)
 
 
-def large_singular_values(a: jax.Array, least: float) -> jax.Array:
-    """The singular values of A [..., D, D], [..., D] in no order; where all are below `least`, numbers below it.
+def count_above(a: jax.Array, least: float) -> jax.Array:
+    """How many singular values of A [..., D, D] are above `least` > 0, int [...]. O(D³), without finding any of them.
 
-    >>> large_singular_values(jnp.diag(jnp.array([4.0, 0.25])), 1.0).tolist()
-    [4.0, 0.25]
+    As many as least² I − A Aᵀ has negative pivots (Sylvester's law of inertia).
+
+    >>> count_above(jnp.diag(jnp.array([4.0, 0.25])), 1.0).tolist()
+    1
     """
-    return _left_singular(a, least)[1]
+    unit = jnp.maximum(jnp.max(abs(a), (-2, -1), keepdims=True), 1)  # squares of what is larger need not be numbers
+    a, size = a / unit, a.shape[-1]
+    rest = (least / unit) ** 2 * jnp.eye(size, dtype=a.dtype) - matmul(a, jnp.swapaxes(a, -1, -2))
+    tiny = jnp.finfo(a.dtype).tiny ** 0.5
+
+    def column(j, carry):
+        rest, count = carry
+        below = jax.lax.dynamic_index_in_dim(rest, j, -1, keepdims=False)
+        pivot = jax.lax.dynamic_index_in_dim(below, j, -1)
+        pivot = jnp.where(abs(pivot) > tiny, pivot, tiny)
+        rest = rest - below[..., :, None] * (below / pivot)[..., None, :]
+        return rest, count + (pivot[..., 0] < 0)
+
+    start = varying((rest, jnp.zeros(a.shape[:-2], jnp.int32)), axes_of(rest))
+    return jax.lax.fori_loop(0, size, column, start)[1]
 
 
 def _limiter(lower: jax.Array, unit: jax.Array) -> jax.Array:
@@ -227,7 +243,7 @@ def _limiter(lower: jax.Array, unit: jax.Array) -> jax.Array:
 
     def stage(carry):
         limiter, _ = carry
-        vectors, values = _left_singular(matmul(limiter, lower) * unit[..., None, :], 1.0)
+        vectors, values = _left_singular(matmul(limiter, lower) * unit[..., None, :])
         level = jnp.maximum(jnp.max(values, -1, keepdims=True) / 1000, 1)
         above = values > level
         # G = I − Σ u uᵀ (1 − level / σ) over the σ above does it; so does T in G = Q T, and that is triangular
@@ -254,11 +270,11 @@ def _limiter(lower: jax.Array, unit: jax.Array) -> jax.Array:
     return jax.lax.while_loop(lambda carry: jnp.any(carry[1]), stage, start)[0]
 
 
-def _left_singular(a: jax.Array, least: float) -> tuple[jax.Array, jax.Array]:
+def _left_singular(a: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Left singular vectors [..., D, D] and values [..., D] by one-sided Jacobi rotations (Hestenes 1958).
 
-    In as many turns as the batch needs: none where the sum of squares shows that all values are below `least`; then
-    they are not singular values, but below it all the same. Columns are rotated in pairs, D/2 at a time (round robin).
+    In as many turns as the batch needs: none where the sum of squares shows that all values are below 1; then
+    they are not singular values, but below 1 all the same. Columns are rotated in pairs, D/2 at a time (round robin).
     """
     size, eps = a.shape[-1], jnp.finfo(a.dtype).eps
     half = (size + 1) // 2
@@ -284,7 +300,7 @@ def _left_singular(a: jax.Array, least: float) -> tuple[jax.Array, jax.Array]:
         columns, off = jax.lax.fori_loop(0, max(2 * half - 1, 1), rotate, (columns, jnp.zeros_like(off)))
         return columns, off, count + 1
 
-    needed = jnp.where(jnp.sum(a**2, (-2, -1)) >= least**2, jnp.ones((), a.dtype), 0)
+    needed = jnp.where(jnp.sum(a**2, (-2, -1)) >= 1, jnp.ones((), a.dtype), 0)
     start = columns, needed, jnp.zeros((), jnp.int32)
     columns, _, _ = jax.lax.while_loop(lambda c: jnp.any(c[1] > 8 * size * eps) & (c[2] < 30), sweep, start)
     norms = jnp.sqrt(jnp.sum(columns**2, -2))

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from elbo import PRECISION, density, tapped
-from elbo.linalg import cholesky, large_singular_values, limit, matmul, triangular_inverse
+from elbo.linalg import cholesky, count_above, limit, matmul, triangular_inverse
 
 from .precision_root import store, triangle, update_root
 from .shapes import (
@@ -188,7 +188,8 @@ class MultivariateNormal:
         """Which standard deviations along main axes stand at the floor, bool like `scale()`."""
         if self.covariance_type == "spherical":
             return at_floor(-self.root, self._floor())
-        return large_singular_values(self.whitener() * self._floor()[..., None, :], 0.999) > 0.999
+        count = count_above(self.whitener() * self._floor()[..., None, :], 0.999)
+        return jnp.arange(self.event_size) < count[..., None]
 
     def project(self) -> "MultivariateNormal":
         """The family with every standard deviation below the floor raised to it; itself where none is."""
