@@ -16,7 +16,18 @@ from elbo.numerics import IMPOSSIBLE
 from elbo.posteriors import tree_chart, tree_log, tree_outside, tree_passes, tree_scaled
 from elbo.posteriors.tree_parse import shift
 
-from .trees import enumerated, listed, padded_spans, random_tree, stack
+from .trees import (
+    SIZES,
+    enumerated,
+    finisher,
+    hard_zeros,
+    listed,
+    padded_spans,
+    random_tree,
+    reversing,
+    rough,
+    stack,
+)
 
 DRAWS = 500
 
@@ -214,42 +225,6 @@ def test_shapes_and_dtypes(x64, key):
 
 
 # --- rescaling: what falls far behind and later wins, or is the only way to the end
-
-
-SIZES = 6, 3, 2  # words, nonterminals, preterminals
-
-
-def finisher(rng, gap):
-    """A nonterminal that is behind by the gap in every span, and is the only one that the root accepts."""
-    frames, size, tags = SIZES
-    rules = rng.normal(size=(size, size + tags, size + tags))
-    rules[-1] -= gap
-    root = np.array([LOG_ZERO] * (size - 1) + [0.0])
-    return root, rules, rng.normal(size=(frames, tags))
-
-
-def reversing(rng, gap):
-    """Two grammars that share no symbol; now one is ahead by the gap, now the other."""
-    frames, size, tags = SIZES
-    block = np.concatenate([np.arange(size) % 2, np.arange(tags) % 2])
-    same = (block[:size, None, None] == block[None, :, None]) & (block[None, :, None] == block)
-    rules = np.where(same, rng.normal(size=same.shape), LOG_ZERO)
-    lead = gap * rng.choice([-1, 1, 2.5, -2.5], size=frames)
-    return rng.normal(size=size), rules, rng.normal(size=(frames, tags)) + np.outer(lead, np.arange(tags) % 2)
-
-
-def hard_zeros(rng, gap):
-    """Zeros in every place; often no parse is left."""
-    frames, size, tags = SIZES
-    draw = lambda share, *shape: np.where(rng.random(shape) < share, LOG_ZERO, gap / 10 * rng.normal(size=shape))
-    return draw(0.3, size), draw(0.7, size, size + tags, size + tags), draw(0.3, frames, tags)
-
-
-def rough(rng, gap):
-    """Everything is possible, hardly anything is probable."""
-    frames, size, tags = SIZES
-    draw = lambda *shape: -gap * rng.random(shape) ** 3
-    return draw(size), draw(size, size + tags, size + tags), draw(frames, tags)
 
 
 KINDS = [finisher, reversing, hard_zeros, rough]
