@@ -77,6 +77,7 @@ def clustered(
     """
     data = (flat, *inputs)
     units = scales(flat, share)
+    share = jnp.where(units.within(flat), share, 0)
     if family is None:
         family = gaussian(flat, states, covariance_type, weights=share)
     stand_in = jax.tree.map(lambda a: a[jnp.argmax(share > 0)], data)

@@ -105,6 +105,7 @@ def init(
     weights = jnp.where(jnp.all(jnp.isfinite(ys), -1), weights, 0)
     weights = weights / jnp.maximum(jnp.max(weights), jnp.finfo(ys.dtype).tiny)
     units = scales(ys, weights)
+    weights = jnp.where(units.within(ys), weights, 0)
 
     def deviation(counted, ys, weights):
         part = jnp.where(weights[:, None] > 0, (ys - units.location) / units.spread, 0)

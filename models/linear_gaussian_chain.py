@@ -127,8 +127,8 @@ def init(
 ) -> elbo.Params:
     """Small random loadings around the data's median, on latents that forget at different rates.
 
-    Follows a shift, a scale and an order of the entries of y, each by itself; less than half of the data, however far
-    away, move nothing. Sequences that `model` cannot use are left out.
+    Follows a shift and a scale of each entry of y by itself (not their order: the loadings are drawn by place); less
+    than half of the data, however far away, move nothing. Sequences that `model` cannot use are left out.
 
     Args:
       key: PRNG key.
@@ -145,7 +145,6 @@ def init(
     values, counts = _observed(ys, weights, missing)
     found = scales(values.reshape(-1, values.shape[-1]), counts)
     dtype, spread = values.dtype, found.spread
-    # one draw for each entry, whatever its place among the others
     loadings = 0.3 * spread[:, None] * jax.random.normal(key, (values.shape[-1], latent), dtype)
     bias, scale, floor = found.location, spread, found.floor()
     if missing == "entries":

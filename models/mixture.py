@@ -69,8 +69,8 @@ def init(
 
     Args:
       key: PRNG key.
-      ys: data, [N, D] floating point; or [N] integers for a `Categorical` family. Data that are not finite, or that
-        the family cannot give, are left out.
+      ys: data, [N, D] floating point; or [N] integers for a `Categorical` family. Data that are not finite, that
+        the family cannot give, or whose squares overflow in units of the spread, are left out.
       components: K.
       family: the kind of component, with batch shape (K,) and any parameters; by default `gaussian(ys, K)`, whose
         floor is a thousandth of the spread of each column.
@@ -88,6 +88,8 @@ def init(
     share = jnp.where(usable(family, ys), weights, 0).astype(ys.dtype if real else family.logits.dtype)
     share = share / jnp.maximum(jnp.max(share), jnp.finfo(share.dtype).tiny)
     units = scales(ys, share) if real else None
+    if units is not None:
+        share = jnp.where(units.within(ys), share, 0)
     start = gaussian(ys, components, covariance_type, weights=share) if family is None else family
     features = ys if real else jax.nn.one_hot(ys, family.values, dtype=share.dtype)
     assignments = kmeans(key, features, components, weights=share).assignments

@@ -29,6 +29,11 @@ class Scales(NamedTuple):
         eps = jnp.finfo(self.spread.dtype).eps
         return jnp.maximum(fraction * self.spread, eps * abs(self.location))
 
+    def within(self, xs: jax.Array) -> jax.Array:
+        """Rows of data [N, D] so near that sums of their squares, in units of the spread, are numbers; bool [N]."""
+        farthest = 1e-3 * jnp.sqrt(jnp.finfo(self.spread.dtype).max)
+        return jnp.all(abs(xs - self.location) <= farthest * self.spread, -1)
+
 
 @jax.jit
 def scales(xs: jax.Array, weights: jax.Array | None = None) -> Scales:

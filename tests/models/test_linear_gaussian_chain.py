@@ -363,7 +363,7 @@ def test_an_m_step_given_known_weights_is_the_mean_square_about_the_known_mean()
         MultivariateNormal.create(jnp.zeros(2), jnp.ones((2, 2)))
 
 
-def test_starts_follow_shift_scale_and_order_and_leave_out_what_em_does(key):
+def test_starts_follow_shift_and_scale_and_leave_out_what_em_does(key):
     values = np.random.default_rng(0).normal(size=(6, 9, 3))
     values[0, 3] = np.nan
     start = chain.init(key, jnp.asarray(values), 1).theta.observation

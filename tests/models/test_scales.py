@@ -5,6 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import optim
+from models import factor_analysis, hmm, mixture
 from models.scales import scales
 
 NORMAL = np.random.default_rng(0).normal(size=201)
@@ -65,3 +67,18 @@ def test_no_data_and_wrong_ones():
         scales(jnp.ones(3))
     with pytest.raises(ValueError, match=r"weights: got \[2\], expected \[3\]"):
         scales(jnp.ones((3, 2)), jnp.ones(2))
+
+
+def test_one_datum_whose_square_overflows_spoils_no_start(key):
+    ys = jnp.concatenate([jax.random.normal(key, (11, 1)), jnp.full((1, 1), 1e25)])
+    starts = {
+        "mixture": mixture.init(key, ys, 2, covariance_type="diag"),
+        "hmm": hmm.init(key, ys[None], 2, covariance_type="diag"),
+        "factor analysis": factor_analysis.init(key, ys, 1),
+    }
+    for name, params in starts.items():
+        assert all(jnp.all(jnp.isfinite(a)) for a in jax.tree.leaves(params)), name
+    assert jnp.max(abs(starts["mixture"].theta.components.mean)) < 4
+    assert jnp.abs(starts["factor analysis"].theta.observation.bias[0]) < 4
+    step = optim.em_step(mixture.model(2)).update(None, starts["mixture"], (), ys)
+    assert step[2].dropped == 1 and jnp.isfinite(step[2].elbo) and step[2].finite
