@@ -1,6 +1,7 @@
 """The objective L(Ψ, Θ, y) = E_q ln P_Θ(z, y) + H(q), q = P_Ψ(z|y), and what it is made of."""
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -235,18 +236,10 @@ def _batched(one: Callable, batch_size: ChunkSize) -> Callable:
     def evaluate(params: Params, ys: Tree, key: jax.Array | None, at_a_time: ChunkSize):
         size = batch_length(ys)
         data = ys, None if key is None else jax.random.split(key, size)
-        try:
+        with explained(ys):
             if at_a_time == "auto":
                 at_a_time = automatic_size(every, params, data)
             return _in_chunks(every, params, data, size if at_a_time is None else min(at_a_time, size))
-        except StructureError:
-            raise
-        except Exception as error:  # raised while tracing, often by a network that was given another shape
-            shapes = [list(jnp.shape(leaf)[1:]) for leaf in jax.tree.leaves(ys)]
-            error.add_note(
-                f"ys: read as {size} data [N, ...] with leaves of shapes {shapes}; one datum alone is ys[None]"
-            )
-            raise
 
     @jax.jit
     def batch(params: Params, ys: Tree, key: jax.Array | None = None):
@@ -284,6 +277,21 @@ def _in_chunks(every: Callable, params: Params, data: Tree, chunk: int) -> Tree:
     return jax.tree.map(joined, jax.lax.map(part, jnp.minimum(jnp.arange(0, size, chunk), last)))
 
 
+@contextlib.contextmanager
+def explained(ys: Tree) -> Iterator[None]:
+    """Errors inside, raised while tracing (often by a family or a network given another shape), say how ys was read."""
+    try:
+        yield
+    except StructureError:
+        raise
+    except Exception as error:
+        shapes = [list(jnp.shape(leaf)[1:]) for leaf in jax.tree.leaves(ys)]
+        error.add_note(
+            f"ys: read as {batch_length(ys)} data [N, ...] with leaves of shapes {shapes}; one datum alone is ys[None]"
+        )
+        raise
+
+
 def batch_length(ys: Tree) -> int:
     """The common length N of the leading axes of ys; raises where they differ, are missing or are zero."""
     if isinstance(ys, list):
@@ -291,6 +299,12 @@ def batch_length(ys: Tree) -> int:
             f"ys: got a list of {len(ys)}, expected arrays with a leading axis N, one datum an entry; stack the data: "
             "jnp.stack(ys)"
         )
+    for leaf in jax.tree.leaves(ys):
+        if not (hasattr(leaf, "shape") or isinstance(leaf, (bool, int, float, complex))):
+            raise TypeError(
+                f"ys: got a {type(leaf).__name__}, expected arrays with a leading axis N, one datum an entry; make one "
+                "array of it: jnp.stack(list(ys))"
+            )
     shapes = [jnp.shape(leaf) for leaf in jax.tree.leaves(ys)]
     lengths = {shape[0] if shape else 0 for shape in shapes}
     if len(lengths) != 1 or 0 in lengths:

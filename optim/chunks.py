@@ -11,6 +11,7 @@ from elbo.chunks import ChunkSize, automatic_size, check_chunk_size
 from elbo.devices import axes_of, varying
 from elbo.dtypes import at_least_single, converted, dtype_of
 from elbo.numerics import is_feasible
+from elbo.objective import explained
 
 from .screen import replaced, settle
 from .sharing import share
@@ -70,11 +71,12 @@ def sum_over_chunks(
     def prepared(ys, weights, keys):
         return converted(ys, dtype), weights, keys
 
-    if chunk_size == "auto":
-        chunk_size = automatic_size(lambda shared, *data: once(shared, *prepared(*data)), shared, (ys, weights, keys))
-    chunk_size = min(size if chunk_size is None else chunk_size, size)
-    few = jax.tree.map(lambda a: a[:chunk_size], (ys, weights, keys))  # for their shapes
-    compact, consts, (shapes, _) = share(once, shared, *prepared(*few))
+    with explained(ys):
+        if chunk_size == "auto":
+            chunk_size = automatic_size(lambda shared, *d: once(shared, *prepared(*d)), shared, (ys, weights, keys))
+        chunk_size = min(size if chunk_size is None else chunk_size, size)
+        few = jax.tree.map(lambda a: a[:chunk_size], (ys, weights, keys))  # for their shapes
+        compact, consts, (shapes, _) = share(once, shared, *prepared(*few))
 
     def part(good, consts, shared, *data):
         ys, weights, keys = prepared(*data)

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from elbo import Params
+from elbo.devices import axes_of, varying
 from elbo.objective import batch_length
 
 from .arguments import require_rule
@@ -93,9 +94,11 @@ class _Repeat:
         def step(carry, k):
             params, state = carry
             params, state, info = self.rule.update(k, params, state, ys, weights=weights)
-            return (params, state), info
+            return varying((params, state), axes), info
 
-        (params, state), infos = jax.lax.scan(step, (params, state), split(key, self.times), length=self.times)
+        axes = axes_of(key, params, state, ys, weights)
+        start = varying((params, state), axes)
+        (params, state), infos = jax.lax.scan(step, start, split(key, self.times), length=self.times)
         return params, state, worst(infos, jax.tree.map(lambda a: a[-1], infos))
 
     def rebuild(self, **options) -> Rule | None:
@@ -235,16 +238,16 @@ class _Minibatches:
             scaled = jnp.where(mask, weights[row] / share, 0)
 
             def move(params, state):
-                return rule.update(k, params, state, batch, weights=scaled)
+                return varying(rule.update(k, params, state, batch, weights=scaled), axes)
 
             def stay(params, state):
-                return params, state, nothing(jax.eval_shape(move, params, state)[2])
+                return varying((params, state, nothing(jax.eval_shape(move, params, state)[2])), axes)
 
             params, state, info = jax.lax.cond(share > 0, move, stay, *carry) if some else move(*carry)
             return (params, state), info
 
-        keys = jax.random.split(step_key, batches)
-        (params, state), infos = jax.lax.scan(step, (params, state), (keys, rows, real, shares))
+        keys, axes = jax.random.split(step_key, batches), axes_of(key, params, state, ys, weights)
+        (params, state), infos = jax.lax.scan(step, varying((params, state), axes), (keys, rows, real, shares))
         return params, state, pooled(infos, shares)
 
     def rebuild(self, *, where=(), rate=None, total=None) -> Rule | None:

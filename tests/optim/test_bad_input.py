@@ -213,6 +213,26 @@ def test_wrong_arguments_are_named():
     refused(ValueError, "key: got None.*random.key", lambda: sampled.update(None, params, sampled.init(params), ys))
 
 
+def test_data_that_are_no_arrays_with_a_leading_axis_are_named():
+    model, params, ys = start("full")
+    em, eg = optim.em_step(model), optim.eg_step(model, SGD)
+    doors = [
+        lambda y: em.update(None, params, (), y),
+        lambda y: eg.update(None, params, eg.init(params), y),
+        lambda y: optim.minibatches(em, 4).update(jax.random.key(0), params, (), y),
+        lambda y: optim.run(em, params, y, steps=2),
+        lambda y: optim.fit(em, params, y, steps=2, progress=False),
+        lambda y: elbo.evidence(model)(params, y),
+    ]
+    for door in doors:
+        refused(TypeError, r"ys: got a list of 16.*jnp\.stack", lambda door=door: door(list(ys)))
+        refused(TypeError, r"generator", lambda door=door: door(y for y in ys))
+        refused(
+            ValueError, r"(?s)expected \[2\].*ys: read as.*one datum alone is ys\[None\]", lambda door=door: door(ys[0])
+        )
+    refused(TypeError, r"ys: got a generator.*jnp\.stack\(list\(ys\)\)", lambda: doors[-2](y for y in ys))
+
+
 def test_priors_that_do_not_match_are_refused():
     model, params, ys = start("full")
     good = PseudoData(params.theta.weights, 1.0)

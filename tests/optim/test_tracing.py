@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from jax.sharding import AbstractMesh, AxisType, PartitionSpec
 
 import elbo
 import optim
@@ -97,6 +98,21 @@ def test_dtypes_stay_what_they_are_under_x64(name, key, x64):
         new, _, info = jax.eval_shape(rule.update, key, params, rule.init(params), ys)
         assert {leaf.dtype for leaf in jax.tree.leaves(new)} == {jnp.dtype(dtype)}
         assert info.elbo.dtype == info.objective.dtype == dtype
+
+
+@pytest.mark.parametrize("name", ["repeat", "minibatches"])
+def test_loops_over_rules_are_accepted_inside_of_a_shard_map(name, key):
+    """Loops and branches there must say what varies from device to device: a check while tracing."""
+    rule, params, ys, _ = shared(name)
+    mesh = AbstractMesh((4,), ("data",), axis_types=(AxisType.Auto,))
+
+    def update(params, ys):
+        return jax.tree.map(lambda a: a[None], rule.update(key, params, rule.init(params), ys)[0].theta)
+
+    whole, data = PartitionSpec(), PartitionSpec("data")
+    each = jax.shard_map(update, mesh=mesh, in_specs=(whole, data), out_specs=data, check_vma=True)
+    got = jax.eval_shape(each, params, ys)
+    assert jax.tree.map(lambda a: a.shape[1:], got) == jax.tree.map(lambda a: a.shape, params.theta)
 
 
 def test_a_step_of_em_is_differentiable(x64):
