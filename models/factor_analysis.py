@@ -10,7 +10,7 @@ import elbo
 from .chunks import sum_rows
 from .criteria import one_of_each
 from .families import LinearGaussian
-from .scales import scales
+from .scales import scales, valid_weights
 
 
 class Theta(NamedTuple):
@@ -102,7 +102,7 @@ def init(
         raise ValueError(f"noise: got {noise!r}, expected 'diagonal' or 'spherical'")
     ys = jnp.asarray(ys)
     weights = jnp.ones(ys.shape[0], ys.dtype) if weights is None else jnp.asarray(weights, ys.dtype)
-    weights = jnp.where(jnp.all(jnp.isfinite(ys), -1), weights, 0)
+    weights = jnp.where(jnp.all(jnp.isfinite(ys), -1), valid_weights(weights), 0)
     weights = weights / jnp.maximum(jnp.max(weights), jnp.finfo(ys.dtype).tiny)
     units = scales(ys, weights)
     weights = jnp.where(units.within(ys), weights, 0)

@@ -16,6 +16,7 @@ from .families import Categorical
 from .families import data as of_family
 from .families.data import data_log_prob
 from .mixture import Covariance
+from .scales import valid_weights
 
 Tree = Any
 Emit = Callable[..., jax.Array]
@@ -147,7 +148,7 @@ def init(
       states: K.
       family: the kind of emission, with batch shape (K,), or a `MixtureEmission`; by default `mixture.gaussian` of the
         frames, whose floor is a thousandth of the spread of each column.
-      weights: [N], 1 by default, of the sequences.
+      weights: [N], 1 by default, of the sequences; one of weight NaN, infinite or negative is left out.
       covariance_type: of the default family: "full", "tied", "spherical" or "diag".
       stay: probability of staying in a state.
       start: as in `model`.
@@ -176,7 +177,7 @@ def init(
     present &= of_family.usable(kind, flat, *inputs)
     dtype = kind.logits.dtype if integers else flat.dtype
     weights = jnp.ones(len(values), dtype) if weights is None else jnp.asarray(weights, dtype)
-    share = jnp.where(present, jnp.repeat(weights, values.shape[1]), 0)
+    share = jnp.where(present, jnp.repeat(valid_weights(weights), values.shape[1]), 0)
     share = share / jnp.maximum(jnp.max(share), jnp.finfo(dtype).tiny)
     if integers:
         emission = scattered(key, flat, share, family)

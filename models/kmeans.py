@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from elbo import PRECISION
 
 from .chunks import map_rows, sum_rows
-from .scales import Scales, scales
+from .scales import Scales, scales, valid_weights
 
 _FAR = 10.0  # spreads
 
@@ -45,7 +45,7 @@ def kmeans(
         got = f"{xs.dtype}{list(xs.shape)}" if hasattr(xs, "ndim") else type(xs).__name__
         raise ValueError(f"xs: got {got}, expected floating-point points [N, D]")
     weights = jnp.ones(xs.shape[0], xs.dtype) if weights is None else jnp.asarray(weights, xs.dtype)
-    weights = jnp.where(jnp.all(jnp.isfinite(xs), -1), weights, 0)
+    weights = jnp.where(jnp.all(jnp.isfinite(xs), -1), valid_weights(weights), 0)
     weights = weights / jnp.maximum(jnp.max(weights), jnp.finfo(xs.dtype).tiny)
     units = scales(xs, weights)
 

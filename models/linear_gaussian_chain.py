@@ -12,7 +12,7 @@ from elbo.linalg import matmul, triangular_inverse, triangularize
 
 from .criteria import free_parameters, one_of_each
 from .families import LinearGaussian, MultivariateNormal
-from .scales import scales
+from .scales import scales, valid_weights
 
 Missing = Literal["frames", "entries", "none"]
 
@@ -168,6 +168,7 @@ def _observed(ys: Any, weights: jax.Array | None, missing: Missing = "frames") -
     if weights is not None and jnp.shape(weights) != values.shape[:1]:
         raise ValueError(f"weights: got {list(jnp.shape(weights))}, expected {[len(values)]}, one for each sequence")
     each = jnp.ones(len(values), values.dtype) if weights is None else jnp.asarray(weights, values.dtype)
+    each = valid_weights(each)
     usable = jax.vmap(partial(_usable, missing))(ys) & (each > 0)
     seen = jax.vmap(elbo.Padded.mask)(ys) & usable[:, None]
     return jnp.where(seen[..., None], values, jnp.nan), jnp.where(seen, each[:, None], 0).reshape(-1)

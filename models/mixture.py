@@ -14,7 +14,7 @@ from .families import Categorical, MultivariateNormal, Normal
 from .families.data import data_log_prob, require, usable
 from .families.estimate import estimate_rows
 from .kmeans import kmeans, memberships, nearness
-from .scales import scales
+from .scales import scales, valid_weights
 
 Covariance = Literal["full", "tied", "spherical", "diag"]
 
@@ -74,7 +74,8 @@ def init(
       components: K.
       family: the kind of component, with batch shape (K,) and any parameters; by default `gaussian(ys, K)`, whose
         floor is a thousandth of the spread of each column.
-      weights: [N], 1 by default; data of weight 0 are left out.
+      weights: [N], 1 by default; data of weight 0, or whose weight is NaN, infinite or negative, are
+        left out.
       covariance_type: of the default family, see `gaussian`.
     """
     kind = Categorical if isinstance(family, Categorical) else MultivariateNormal
@@ -84,8 +85,9 @@ def init(
         raise ValueError(
             f"family: got batch shape {list(family.batch_shape)}, expected [{components}], one a component"
         )
-    weights = jnp.ones(ys.shape[0], ys.dtype if real else family.logits.dtype) if weights is None else weights
-    share = jnp.where(usable(family, ys), weights, 0).astype(ys.dtype if real else family.logits.dtype)
+    dtype = ys.dtype if real else family.logits.dtype
+    weights = jnp.ones(ys.shape[0], dtype) if weights is None else valid_weights(jnp.asarray(weights))
+    share = jnp.where(usable(family, ys), weights, 0).astype(dtype)
     share = share / jnp.maximum(jnp.max(share), jnp.finfo(share.dtype).tiny)
     units = scales(ys, share) if real else None
     if units is not None:

@@ -35,6 +35,15 @@ class Scales(NamedTuple):
         return jnp.all(abs(xs - self.location) <= farthest * self.spread, -1)
 
 
+def valid_weights(weights: jax.Array) -> jax.Array:
+    """Weights with 0 for those that are none (NaN, infinite, negative): the rules drop such data too.
+
+    >>> valid_weights(jnp.array([2.0, jnp.nan, -1.0, jnp.inf])).tolist()
+    [2.0, 0.0, 0.0, 0.0]
+    """
+    return jnp.where(jnp.isfinite(weights) & (weights > 0), weights, 0)
+
+
 @jax.jit
 def scales(xs: jax.Array, weights: jax.Array | None = None) -> Scales:
     """Median and spread of each column; both follow the column's shift and scale, and less than half of it moves them.

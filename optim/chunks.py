@@ -117,6 +117,8 @@ def check_weights(weights: jax.Array | None, size: int, params: Params) -> jax.A
     dtype = at_least_single(dtype_of(params))
     if weights is None:
         return jnp.ones(size, dtype)
+    if isinstance(weights, list | tuple):
+        raise TypeError(f"weights: got a {type(weights).__name__}, expected one array [{size}]: jnp.asarray(weights)")
     if jnp.shape(weights) != (size,):
         raise ValueError(f"weights: got shape {list(jnp.shape(weights))}, expected [{size}], one for each datum of ys")
     return jnp.asarray(weights, dtype)

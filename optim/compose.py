@@ -218,6 +218,8 @@ class _Minibatches:
         count = batch_length(ys)
         some = weights is not None
         weights = check_weights(weights, count, params)
+        valid = jnp.isfinite(weights) & (weights >= 0)
+        weights = jnp.where(valid, weights, 0)
         order_key, step_key = jax.random.split(key)
         batches = -(-count // self.size)
         order = jax.random.permutation(order_key, count)
@@ -248,7 +250,12 @@ class _Minibatches:
 
         keys, axes = jax.random.split(step_key, batches), axes_of(key, params, state, ys, weights)
         (params, state), infos = jax.lax.scan(step, varying((params, state), axes), (keys, rows, real, shares))
-        return params, state, pooled(infos, shares)
+        info = pooled(infos, shares)
+        if some:  # a weight that is none is drawn into no batch, and reported all the same
+            info = info._replace(
+                dropped=info.dropped + jnp.sum(~valid, dtype=jnp.int32), feasible=info.feasible & jnp.all(valid)
+            )
+        return params, state, info
 
     def rebuild(self, *, where=(), rate=None, total=None) -> Rule | None:
         inner = rebuilt(self.rule, where=where, rate=rate) if where or rate is not None else self.rule

@@ -129,6 +129,14 @@ def test_frames_without_a_value_or_an_input_are_left_out(key):
     np.testing.assert_allclose(*missing)
 
 
+@pytest.mark.parametrize("weight", [jnp.nan, -1.0, jnp.inf])
+def test_data_of_weights_that_are_none_are_left_out(weight):
+    ys = jax.random.normal(jax.random.key(1), (6, 4, 2)) + 3 * jnp.arange(6.0)[:, None, None]
+    for init, data in ((mixture.init, ys[:, 0]), (factor_analysis.init, ys[:, 0]), (hmm.init, ys)):
+        got, want = (init(jax.random.key(0), data, 2, weights=jnp.ones(6).at[3].set(w)) for w in (weight, 0.0))
+        jax.tree.map(np.testing.assert_array_equal, got, want)
+
+
 def test_starts_take_one_array():
     pair = (jnp.arange(28.0), jnp.arange(28.0) ** 2)
     for init in (mixture.init, factor_analysis.init):

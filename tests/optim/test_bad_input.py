@@ -267,3 +267,16 @@ def test_weights_that_cannot_be_valid_are_left_out_and_counted(weight):
     expected, _, _ = update(None, params, (), ys, weights=weights.at[2].set(0))
     same(got, expected)
     assert (int(info.dropped), bool(info.feasible)) == (1, False)
+    passes = optim.minibatches(optim.Rule(lambda params: (), constant), 2)
+    _, _, info = passes.update(jax.random.key(0), params, (), ys, weights=weights.at[2].set(weight))
+    assert (int(info.dropped), bool(info.feasible), float(info.weight)) == (1, False, len(ys) - 1)
+
+
+def constant(key, params, state, ys, *, weights=None):
+    return params, state, optim.Info(elbo=0.0, objective=0.0, weight=jnp.sum(weights))
+
+
+def test_weights_are_an_array():
+    model, params, ys = start("full")
+    with pytest.raises(TypeError, match=r"weights: got a list, expected one array"):
+        rules(model)["em"].update(None, params, (), ys, weights=[1.0] * len(ys))
