@@ -101,7 +101,7 @@ def least_squares(parts: Potentials) -> tuple[Rows, jax.Array]:
     start = root(parts.first, parts.slope.first[0])
     last = ((0, 1), (0, 0), (0, 0))
     fits = jnp.all(sound) & jnp.all(own.sound) & start.sound & ~jnp.any(parts.below)
-    before, after = (jnp.pad(a, last) for a in (rows[..., :size], rows[..., size:]))
+    after, before = (jnp.pad(a, last) for a in (rows[..., :size], rows[..., size:]))
     shares = start.rows, start.side, own.rows, own.side
     return Rows(*shares, before, after, jnp.pad(side, last[:2])), fits
 
