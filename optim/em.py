@@ -36,7 +36,7 @@ def em_step(
       estimator: how to take the expectation; `Automatic` by default.
       keep: what to do with leaves of theta that are not in a family and so have no closed form: raise, or keep them.
 
-    >>> import elbo
+    >>> import elbo, jax.numpy as jnp
     >>> from models.families import Bernoulli
     >>> log_joint = lambda theta, z, y: jnp.dot(z, jnp.log(0.5) + theta.log_prob(y))  # two coins, one is thrown
     >>> model = elbo.Model(log_joint, elbo.exact(log_joint, elbo.categorical(2)))

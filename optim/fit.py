@@ -67,6 +67,7 @@ def fit(
       key: for rules that sample.
       steps: at most how many.
       tolerance: stop when |change of the objective per datum| <= tolerance · max(1, |objective|), in nats; None: never.
+        See `run`.
       weights: [N].
       state, first: of an earlier fit, to go on: its state, and its number of steps.
       every: steps between two looks at it by the progress bar and the callback.

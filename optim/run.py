@@ -79,8 +79,9 @@ def run(
       ys: pytree of data with a leading axis N.
       key: for rules that sample; step i uses fold_in(key, first + i).
       steps: at most how many.
-      tolerance: stop when |change of the objective per datum| <= tolerance · max(1, |objective|), in nats; None:
-        never. Only without one is the run differentiable in reverse mode.
+      tolerance: stop when |change of the objective per datum| <= tolerance · max(1, |objective|), in nats; what is
+        below 32 ε of the objective's dtype (4e-6 in float32) counts as that, but for 0; None: never. Only without one
+        is the run differentiable in reverse mode.
       weights: [N].
       state: of an earlier run, to go on; by default `rule.init(params)`.
       first: number of steps taken before, for the keys.
@@ -103,7 +104,7 @@ def run(
 
     @jax.custom_jvp
     def fast(consts, *args):
-        return _run(partial(update, consts), steps, -1.0, *args)
+        return _run(partial(update, consts), steps, None, *args)
 
     @fast.defjvp
     def fast_jvp(primals, tangents):
@@ -156,7 +157,9 @@ def loop(update, params, state, ys, key, weights, tolerance, first, limit, seen:
         return update(step_key(key, first + i), params, state, ys, weights)
 
     def going(carry):
-        return (carry[0] < limit) & (carry[-1] == Reason.MAX_STEPS)
+        more = carry[0] < limit
+        # under vmap a loop that ends by what is in the data selects among all that it carries, in every step
+        return more if tolerance is None else more & (carry[-1] == Reason.MAX_STEPS)
 
     def advance(carry):
         i, seen, params, state, history, reason = carry
@@ -164,7 +167,7 @@ def loop(update, params, state, ys, key, weights, tolerance, first, limit, seen:
         history = jax.tree.map(lambda h, a: h.at[i].set(a), history, info)
         rejections = jnp.where(info.finite & jnp.isfinite(info.objective), 0, seen.rejections + 1)
         change = jnp.abs(info.objective - seen.objective)
-        small = change <= tolerance * jnp.maximum(1, jnp.abs(info.objective))
+        small = change <= allowed * jnp.maximum(1, jnp.abs(info.objective))
         # a mean over other data is none to compare with
         reason = jnp.where(small & info.finite & (info.dropped == seen.dropped), Reason.CONVERGED, reason)
         reason = jnp.where(rejections >= REJECTIONS, Reason.NONFINITE, reason)
@@ -177,6 +180,9 @@ def loop(update, params, state, ys, key, weights, tolerance, first, limit, seen:
     # −∞ and no NaN, which jax_debug_nans would take for a fault; neither can be mistaken for a measurement
     history = history._replace(**{f: jnp.full_like(getattr(history, f), -jnp.inf) for f in ("elbo", "objective")})
     kinds = (blank.objective.dtype, blank.dropped.dtype, jnp.int32)
+    allowed = jnp.asarray(-1.0 if tolerance is None else tolerance, kinds[0])
+    # steps may go to and fro by rounding for ever
+    allowed = jnp.where(allowed > 0, jnp.maximum(allowed, 32 * jnp.finfo(kinds[0]).eps), allowed)
     seen = Seen(*(jnp.asarray(a, kind) for a, kind in zip(seen, kinds, strict=True)))
     zero = jnp.zeros((), jnp.int32)
     start = varying((zero, seen, params, state, history, zero + Reason.MAX_STEPS), axes)

@@ -98,7 +98,11 @@ def test_an_impossible_datum_moves_nothing(name):
 def test_a_start_that_is_no_covariance_is_reported_and_kept(name):
     model, params, ys = start("full")
     covariance = jnp.tile(jnp.array([[1.0, 2.0], [2.0, 1.0]]), (2, 1, 1))
-    components = MultivariateNormal.create(params.theta.components.mean, covariance)
+    with pytest.raises(ValueError, match="covariance: got one that is not positive definite"):
+        MultivariateNormal.create(params.theta.components.mean, covariance)
+    components = jax.jit(MultivariateNormal.create)(
+        params.theta.components.mean, covariance
+    )  # its values are not known
     theta = params.theta._replace(components=components)
     broken = elbo.Params(theta, theta)
     rule = rules(model)[name]
