@@ -323,8 +323,9 @@ def _emission(observation: LinearGaussian, y: jax.Array, z: jax.Array) -> jax.Ar
     """ln P(y_t | z_t) of one frame, [1], or of each of its entries, [E]."""
     if not observation.batch_shape:
         return observation.log_prob(y, z)[None]
-    # what vmap runs over
-    axes: Any = LinearGaussian(0, 0, 0, None, None, 0, observation.known)  # type: ignore[arg-type]
+    # what vmap runs over; each entry may have a floor of its own
+    floor = 0 if jnp.ndim(observation.floor) > 1 else None
+    axes: Any = LinearGaussian(0, 0, 0, None, floor, 0, observation.known)  # type: ignore[arg-type]
     return jax.vmap(lambda entry, y: entry.log_prob(y[None], z), (axes, 0))(observation, y)
 
 
