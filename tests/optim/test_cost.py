@@ -52,8 +52,8 @@ def em_by_hand(params, ys):
 
 @pytest.mark.parametrize(("size", "components", "most"), [(64, 32, 1.11), (16, 8, 1.07)])
 def test_em_step_costs_no_more_flops_than_em_by_hand(size, components, most):
-    # the products are the same; on top come the offset as a column of the E step's product, what info reports (scales at
-    # their floor: K D³), and the loops that raise covariances to their floor: they take no turn here, and count as one
+    # the products are the same; on top come the offset as a column of the E step's product, what info reports (scales
+    # at the floor: K D³), and the loops that raise covariances to their floor: they take no turn here, and count as one
     params, ys = gaussian_mixture(2000, size, components)
     ours = compiled(optim.em_step(mixture.model(components), chunk_size=None), params, ys).cost_analysis()["flops"]
     by_hand = jax.jit(em_by_hand).lower(params, ys).compile().cost_analysis()["flops"]
