@@ -22,7 +22,8 @@ class Info(NamedTuple):
       feasible: bool, whether every datum of non-zero weight has a finite L.
       dropped: int, how many have not; they move nothing.
       empty: int, components without data; they keep their parameters.
-      finite: bool, whether the new parameters are finite. If not, the old ones and the old state were kept.
+      finite: bool, whether the new parameters are finite. If not, the old ones were kept, and the old state, unless it was
+        the optimiser's own step that was not finite: its state goes on.
       floored: int, scales that stand at their floor; a density may grow without bound there.
       weight: Σ w over the feasible data, what `elbo` and `objective` are means over.
 
@@ -58,7 +59,7 @@ class Update(Protocol):
             (the common one where they differ; float32 at least where there are families), a chunk at a time, and
             integers narrower than 32 bits to int32; so do `elbo.elbo`, `evidence` and `decompose`. Sums over data are
             taken in float32 at least, and what moves keeps its own dtype.
-          weights: [N] >= 0, how often each datum counts; 1 by default. A datum of weight 0 (padding) is not looked at.
+          weights: [N] >= 0, how often each datum counts; 1 by default. A datum of weight 0 (padding) is ignored.
             Their sum says how much data the batch stands for: a prior is counted once beside it. In a loop of your own
             over batches of B out of N data pass `jnp.full(B, N / B)`, so that each batch stands for the whole, as
             `minibatches` does; with 1 for each datum the prior would be counted anew in every batch.
