@@ -22,8 +22,8 @@ class Info(NamedTuple):
       feasible: bool, whether every datum of non-zero weight has a finite L.
       dropped: int, how many have not; they move nothing.
       empty: int, components without data; they keep their parameters.
-      finite: bool, whether the new parameters are finite. If not, the old ones were kept, and the old state, unless it was
-        the optimiser's own step that was not finite: its state goes on.
+      finite: bool, whether the new parameters are finite. If not, the old ones were kept; and the old state, unless it
+        was the optimiser's own step that was not finite: its state goes on.
       floored: int, scales that stand at their floor; a density may grow without bound there.
       weight: Σ w over the feasible data, what `elbo` and `objective` are means over.
 
