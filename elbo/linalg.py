@@ -92,7 +92,7 @@ def _cholesky_jvp(primals, tangents):
 def triangularize(a: jax.Array, b: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Rows of a least-squares problem |a x − b|² made a triangle: Q a = (r, 0) and Q b = (c, rest), Q orthogonal.
 
-    By Householder reflections, the row with the largest entry of a column first: rows may differ in size by more than
+    By Householder reflections, onto the row with the largest entry of a column: rows may differ in size by more than
     the digits of the dtype (Cox & Higham 1998), where the products aᵀ a would lose the small ones. r does not read b.
 
     Args:
@@ -102,44 +102,38 @@ def triangularize(a: jax.Array, b: jax.Array) -> tuple[jax.Array, jax.Array, jax
     Returns:
       r: [..., N, N], upper triangular, its diagonal not negative, and 0 where a has not full rank.
       c: [..., N].
-      rest: [..., M − N]; its square is the smallest |a x − b|² where a has full rank.
+      rest: [..., M], with N zeros; its square is the smallest |a x − b|² where a has full rank.
 
     >>> r, c, rest = triangularize(jnp.array([[3.0], [4.0]]), jnp.array([1.0, 3.0]))
-    >>> r.tolist(), c.tolist(), rest.tolist()
-    ([[5.0]], [3.0], [-1.0])
+    >>> r.tolist(), c.tolist(), jnp.sum(rest**2).tolist()
+    ([[5.0]], [3.0], 1.0)
     """
     count, size = a.shape[-2:]
-    rows = jnp.arange(count)
+    rows, results = jnp.arange(count), jnp.arange(size)[:, None]
 
     def column(j, carry):
-        a, b = carry
+        a, free, r = carry  # rows that have gone into r are 0
         x = jax.lax.dynamic_index_in_dim(a, j, -1, keepdims=False)
-        x = jnp.where(rows >= j, x, 0)
-        first = rows == j
-        largest = rows == jnp.argmax(jnp.where(rows >= j, jnp.abs(x), -1), -1, keepdims=True)
-        unit = jax.lax.stop_gradient(jnp.max(jnp.abs(x), -1, keepdims=True))
+        height = jax.lax.stop_gradient(jnp.where(free, jnp.abs(x), -1))
+        pivot = rows == jnp.argmax(height, -1, keepdims=True)
+        unit = jnp.max(height, -1, keepdims=True)
         some = unit > 0
-
-        def swapped(m, axis):
-            one, other = (jnp.expand_dims(e, tuple(range(axis + 1, 0))) for e in (first, largest))
-            old, new = (jnp.sum(jnp.where(e, m, 0), axis, keepdims=True) for e in (one, other))
-            return jnp.where(one, new, jnp.where(other, old, m))
-
-        a, b, x = swapped(a, -2), swapped(b, -1), swapped(x, -1) / jnp.where(some, unit, 1)
-        head = jnp.sum(jnp.where(first, x, 0), -1, keepdims=True)
+        x = x / jnp.where(some, unit, 1)
+        head = jnp.sum(jnp.where(pivot, x, 0), -1, keepdims=True)
         length = jnp.sqrt(jnp.sum(jnp.where(some, x * x, 1), -1, keepdims=True))
         sign = jnp.where(head < 0, -1, 1).astype(x.dtype)
-        # (I − v vᵀ / h) x = −sign · length e_j; the sign of row j is turned afterwards
-        v = jnp.where(first, x + sign * length, x)
-        h = length * (length + jnp.abs(head))
-        v = jnp.where(some, v, 0)
-        turn = jnp.where(first & some, -sign, 1)
-        a = turn[..., None] * (a - v[..., None] * (jnp.sum(v[..., None] * a, -2, keepdims=True) / h[..., None]))
-        b = turn * (b - v * (jnp.sum(v * b, -1, keepdims=True) / h))
-        return a, b
+        # (I − v vᵀ / h) x = −sign · length e_pivot
+        v = jnp.where(some, jnp.where(pivot, x + sign * length, x), 0)[..., None]
+        h = (length * (length + jnp.abs(head)))[..., None]
+        a = a - v * (jnp.sum(v * a, -2, keepdims=True) / h)
+        pivot = pivot[..., None]
+        row = jnp.where(some, -sign, 1)[..., None] * jnp.sum(jnp.where(pivot, a, 0), -2, keepdims=True)
+        return jnp.where(pivot, 0, a), free & ~pivot[..., 0], jnp.where(results == j, row, r)
 
-    a, b = jax.lax.fori_loop(0, size, column, (a, b), unroll=size if size <= _UNROLLED else 1)
-    return jnp.triu(a[..., :size, :]), b[..., :size], b[..., size:]
+    a = jnp.concatenate([a, b[..., None]], -1)
+    start = varying((a, jnp.ones(a.shape[:-1], bool), jnp.zeros_like(a[..., :size, :])), axes_of(a))
+    a, _, r = jax.lax.fori_loop(0, size, column, start, unroll=1)
+    return jnp.triu(r[..., :size]), r[..., size], a[..., size]
 
 
 @jax.custom_jvp
