@@ -10,12 +10,12 @@ from .numerics import (
     IMPOSSIBLE,
     LOG_ZERO,
     PRECISION,
+    all_finite,
     is_feasible,
     on_support,
     require_number,
     safe_log,
     softplus,
-    sum_is_finite,
     widen,
 )
 from .objective import Decomposition, decompose, elbo, evidence, kl
@@ -103,7 +103,7 @@ __all__ = [
     "require_number",
     "safe_log",
     "softplus",
-    "sum_is_finite",
+    "all_finite",
     "tapped",
     "tree",
     "widen",

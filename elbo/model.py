@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 import jax
 
-from .numerics import sum_is_finite
+from .numerics import all_finite
 from .posteriors.protocol import Posterior
 
 Tree = Any
@@ -39,4 +39,4 @@ class Model(NamedTuple):
 
     log_joint: Callable[[Tree, Tree, Tree], Any]
     encoder: Callable[[Tree, Tree], Posterior]
-    usable: Callable[[Tree], jax.Array] = sum_is_finite
+    usable: Callable[[Tree], jax.Array] = all_finite

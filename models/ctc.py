@@ -68,7 +68,7 @@ def usable(y: elbo.Labelled) -> jax.Array:
     """Whether a datum can be used: both lengths are in range (0 labels are), and its inputs are finite."""
     inputs, labels = elbo.padded(y.inputs), elbo.padded(y.labels)
     in_range = (labels.length >= 0) & (labels.length <= labels.frames)
-    return in_range & inputs.is_sound() & elbo.sum_is_finite(inputs.clean().values)
+    return in_range & inputs.is_sound() & elbo.all_finite(inputs.clean().values)
 
 
 def _check(logits: jax.Array, frames: int, blank: int) -> None:

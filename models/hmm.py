@@ -124,7 +124,7 @@ def usable(y: Tree) -> jax.Array:
     sequence = elbo.padded(y)
     frames, _ = _frames(y)
     present = _present(frames) & sequence.mask()
-    return sequence.is_sound() & elbo.sum_is_finite(elbo.zero_unless(present, (frames.values, frames.inputs)))
+    return sequence.is_sound() & elbo.all_finite(elbo.zero_unless(present, (frames.values, frames.inputs)))
 
 
 @partial(jax.jit, static_argnames=("states", "start", "covariance_type"))

@@ -166,7 +166,7 @@ def model(
 def usable(y: Tree) -> jax.Array:
     """Whether a sequence can be used: its length is in 1..T, and all its frames are finite."""
     sequence = elbo.padded(y)
-    return sequence.is_sound() & elbo.sum_is_finite(sequence.clean().values)
+    return sequence.is_sound() & elbo.all_finite(sequence.clean().values)
 
 
 def init(

@@ -10,7 +10,7 @@ from elbo import Model, Params
 from elbo.chunks import ChunkSize, automatic_size, check_chunk_size
 from elbo.devices import axes_of, varying
 from elbo.dtypes import at_least_single, converted, dtype_of
-from elbo.numerics import is_feasible
+from elbo.numerics import all_finite, is_feasible
 from elbo.objective import explained
 
 from .screen import replaced, settle
@@ -27,12 +27,14 @@ class Sums(NamedTuple):
       bound: Σ w L over them, nats.
       weight: Σ w over them.
       dropped: how many data, of a weight other than 0, are not among them; int.
+      finite: whether all these numbers are.
     """
 
     values: Tree
     bound: jax.Array
     weight: jax.Array
     dropped: jax.Array
+    finite: jax.Array
 
 
 def sum_over_chunks(
@@ -93,7 +95,7 @@ def sum_over_chunks(
         begin = jnp.minimum(start, size - chunk_size)
         g, *d = jax.tree.map(lambda a: jax.lax.dynamic_slice_in_dim(a, begin, chunk_size), (good, *data))
         fresh = begin + jnp.arange(chunk_size) >= start
-        sums, left = settle(part, shapes, g & fresh, consts, shared, *d)
+        _, sums, left = settle(part, shapes, g & fresh, consts, shared, *d)
         # where no datum of a chunk is feasible its sums may be NaN
         total = jax.tree.map(lambda t, s: t + jnp.where(sums[-1] > 0, s, 0).astype(t.dtype), total, sums)
         return varying((total, kept + jnp.sum(left, dtype=jnp.int32)), axes), None
@@ -103,13 +105,14 @@ def sum_over_chunks(
     good = meant & jax.vmap(lambda y: model.usable(converted(y, dtype)))(ys)
     data = (ys, weights, keys)
     if chunk_size == size:
-        sums, left = settle(part, shapes, good, consts, shared, *data)
+        finite, sums, left = settle(part, shapes, good, consts, shared, *data)
         kept = jnp.sum(left, dtype=jnp.int32)
     else:
         nothing = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), (shapes, jax.ShapeDtypeStruct((), jnp.int32)))
         sums, kept = jax.lax.scan(chunk, varying(nothing, axes), jnp.arange(0, size, chunk_size))[0]
+        finite = all_finite(sums)
     values, bound, weight = sums
-    return Sums(values, bound, weight, jnp.sum(~valid | meant, dtype=jnp.int32) - kept)
+    return Sums(values, bound, weight, jnp.sum(~valid | meant, dtype=jnp.int32) - kept, finite)
 
 
 def check_weights(weights: jax.Array | None, size: int, params: Params) -> jax.Array:

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from elbo import IMPOSSIBLE, Model, Params, is_family, sum_is_finite
+from elbo import IMPOSSIBLE, Model, Params, all_finite, is_family
 from elbo.chunks import ChunkSize
 from elbo.devices import axes_of, varying
 from elbo.dtypes import widened
@@ -115,10 +115,11 @@ def ascend(
 
     sums = add_up(slopes, moving)
     gradient = sums.values
-    value, extra = sums.bound, 0.0
+    value, extra, finite = sums.bound, 0.0, sums.finite
     if ascent.prior is not None:
         extra, slope_of_prior = jax.value_and_grad(penalty)(moving)
         value, gradient = value + extra, jax.tree.map(jnp.add, gradient, slope_of_prior)
+        finite &= all_finite(slope_of_prior)
     scale = -1 / size(sums)
     optimizer = optax.with_extra_args_support(ascent.optimizer)
 
@@ -137,15 +138,15 @@ def ascend(
 
         seen, value_now = _visible(moving), value * scale
         updates, state = optimizer.update(downhill, state, seen, value=value_now, grad=downhill, value_fn=loss)
-        finite = sum_is_finite(_witnesses(updates))
+        finite = all_finite(_witnesses(updates))
         moved = finite_or(end(optax.apply_updates(seen, updates)), moving)
         return varying((choose(finite, moved, moving), state, finite), axes)
 
     def stay(moving, state, gradient):
-        return varying((moving, state, sum_is_finite(gradient)), axes)
+        return varying((moving, state, finite), axes)
 
     # without data nothing moves, neither towards a prior nor by a momentum
-    go = sum_is_finite(gradient) if ascent.total is not None else sum_is_finite(gradient) & (sums.weight > 0)
+    go = finite if ascent.total is not None else finite & (sums.weight > 0)
     if jax.tree.leaves(moving):
         # a branch, not a selection: that would hold old and new parameters and state at once
         moved, state, finite = jax.lax.cond(go, step, stay, moving, state, gradient)

@@ -5,14 +5,14 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from elbo import sum_is_finite
+from elbo import all_finite
 
 Tree = Any
 
 
 def keep_finite(new: Tree, old: Tree) -> tuple[Tree, jax.Array]:
     """The new tree if all its numbers are finite, else the old one; and whether they were (a bool scalar)."""
-    finite = sum_is_finite(new)
+    finite = all_finite(new)
     return choose(finite, new, old), finite
 
 

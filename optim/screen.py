@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from elbo import sum_is_finite
+from elbo import all_finite
 from elbo.devices import axes_of, varying
 
 Tree = Any
@@ -25,7 +25,7 @@ def settle(f: Callable[..., tuple[Tree, jax.Array]], shapes: Tree, good: jax.Arr
       args: the other arguments, pytrees of arrays.
 
     Returns:
-      The sums and what is left of good. Differentiable in both modes: the derivative is that of the last turn.
+      Whether the sums are finite, the sums, and what is left of good. Differentiable in both modes: the derivative is that of the last turn.
     """
     axes = axes_of(good, args)
     # an array that is given twice (Ψ tied to Θ) stays one array in the loop, so that what is made of it is made once
@@ -39,12 +39,13 @@ def settle(f: Callable[..., tuple[Tree, jax.Array]], shapes: Tree, good: jax.Arr
 
     def loop(good, once):
         def body(carry):
-            _, _, good = carry
+            *_, good = carry
             sums, left = unfolded(good, once)
-            return varying((jnp.any(left != good) & ~sum_is_finite(sums), sums, left), axes)
+            finite = all_finite(sums)
+            return varying((jnp.any(left != good) & ~finite, finite, sums, left), axes)
 
         nothing = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
-        start = varying((jnp.array(True), nothing, good), axes)
+        start = varying((jnp.array(True), jnp.array(True), nothing, good), axes)
         return jax.lax.while_loop(lambda carry: carry[0], body, start)[1:]
 
     settled = jax.custom_jvp(loop)
@@ -52,8 +53,8 @@ def settle(f: Callable[..., tuple[Tree, jax.Array]], shapes: Tree, good: jax.Arr
     @settled.defjvp
     def settled_jvp(primals, tangents):
         # a loop whose turns depend on the data has no derivative in reverse mode; its last turn has
-        _, left = loop(*jax.lax.stop_gradient(primals))
-        return jax.jvp(lambda once: unfolded(left, once), primals[1:], tangents[1:])
+        finite, _, left = loop(*jax.lax.stop_gradient(primals))
+        return jax.jvp(lambda once: (finite, *unfolded(left, once)), primals[1:], tangents[1:])
 
     return settled(good, list(once))
 

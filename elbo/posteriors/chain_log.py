@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jax.lax import stop_gradient
 from jax.nn import logsumexp
 
-from ..numerics import IMPOSSIBLE, LOG_ZERO, sum_is_finite, within
+from ..numerics import IMPOSSIBLE, LOG_ZERO, all_finite, within
 from .chain_path import Path, steps_mask
 
 
@@ -178,7 +178,7 @@ def settle(log_z: jax.Array) -> jax.Array:
 
 def settled_score(score: jax.Array, potentials: Any) -> jax.Array:
     """The log potential of a best path, in the same way; NaN if any potential is no number."""
-    return jnp.where(sum_is_finite(potentials), settle(score), jnp.nan)
+    return jnp.where(all_finite(potentials), settle(score), jnp.nan)
 
 
 def pairwise_sum(x: jax.Array) -> jax.Array:
