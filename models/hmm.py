@@ -124,7 +124,12 @@ def usable(y: Tree) -> jax.Array:
     sequence = elbo.padded(y)
     frames, _ = _frames(y)
     present = _present(frames) & sequence.mask()
-    return sequence.is_sound() & elbo.all_finite(elbo.zero_unless(present, (frames.values, frames.inputs)))
+    infinite = [
+        jnp.any(jnp.any(jnp.isinf(a), axis=tuple(range(1, a.ndim))) & present)
+        for a in jax.tree.leaves((frames.values, frames.inputs))
+        if jnp.issubdtype(a.dtype, jnp.inexact)
+    ]
+    return sequence.is_sound() & ~jnp.any(jnp.array([False, *infinite]))
 
 
 @partial(jax.jit, static_argnames=("states", "start", "covariance_type"))

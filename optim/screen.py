@@ -25,7 +25,8 @@ def settle(f: Callable[..., tuple[Tree, jax.Array]], shapes: Tree, good: jax.Arr
       args: the other arguments, pytrees of arrays.
 
     Returns:
-      Whether the sums are finite, the sums, and what is left of good. Differentiable in both modes: the derivative is that of the last turn.
+      Whether the sums are finite, the sums, and what is left of good. Differentiable in both modes: the derivative is
+      that of the last turn.
     """
     axes = axes_of(good, args)
     # an array that is given twice (Ψ tied to Θ) stays one array in the loop, so that what is made of it is made once

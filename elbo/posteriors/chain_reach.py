@@ -1,33 +1,52 @@
 """Which states of a chain some path reaches: hard zeros forbid the others, however well these fit the data."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 
 from ..devices import axes_of, varying
-from ..numerics import IMPOSSIBLE, LOG_ZERO
+from ..numerics import IMPOSSIBLE
 from .chain_factors import product
 from .chain_path import Path, steps_mask
-from .chain_unless import unless
+from .chain_unless import mended
 
-# The scaled passes keep what falls far behind at a floor (`chain_factors`), which would also lend a little weight to a
-# state that nothing reaches, and through it to others. So a state is made impossible in the frames in which no path
-# reaches it. That changes no path and no bound.
+Tree = Any
+
+# The scaled passes keep what falls far behind at a floor (`chain_factors`), which also lends a little weight to a state
+# that nothing reaches, and through it to others that nothing reaches: where a path leads is therefore searched for, in
+# a loop over frames of its own. Zeros that EM has found seldom need it: after a few frames every state that a frame
+# allows is reached, which one product over all frames tells.
+_FEW = 32
 
 
-def without_unreached(potentials: Path, length: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """The states' potentials [T, K], `LOG_ZERO` where no path leads to a state, and whether one reaches the end.
+def where_reached(weights: Tree, potentials: Path, length: jax.Array) -> tuple[Tree, jax.Array]:
+    """Weights of states, a pytree of arrays [T, K], 0 where no path leads to a state; whether one reaches the end.
 
     For one table of transitions; a search only where something is forbidden.
     """
-    initial, transitions, states = potentials
 
-    def search(potentials, length):
-        reach, arrives = reached(potentials, length)
-        return jnp.where(reach, potentials.states, LOG_ZERO), arrives
+    def everywhere(carried, potentials, length):
+        found, arrives = reached(potentials, length)
+        return jax.tree.map(lambda w: jnp.where(found, w, 0), carried[0]), arrives
 
-    free = jnp.all(initial > IMPOSSIBLE) & jnp.all(transitions > IMPOSSIBLE)
-    everything = states, varying(jnp.array(True), axes_of(states))
-    return unless(free, everything, search, potentials, length)
+    def search(carried, potentials, length):
+        initial, transitions, states = potentials
+        few = min(len(states), _FEW)
+        found, arrives = reached(Path(initial, transitions, states[:few]), length)
+        first = jax.tree.map(lambda w: w.at[:few].set(jnp.where(found, w[:few], 0)), carried[0])
+        # from then on every state that a frame allows is reached from some state that the frame before allows
+        allowed = ~(states <= IMPOSSIBLE)
+        leads = jnp.matmul(
+            allowed[few - 1 : -1].astype(states.dtype), (~(transitions <= IMPOSSIBLE)).astype(states.dtype)
+        )
+        outside = (jnp.arange(few, len(states)) >= length)[:, None]
+        opened = jnp.all(found[-1] == allowed[few - 1]) & jnp.all(outside | (leads > 0) | ~allowed[few:])
+        opened = arrives & ((few >= length) | opened)
+        return mended(opened, (first, arrives), everywhere, potentials, length)
+
+    free = jnp.all(potentials.initial > IMPOSSIBLE) & jnp.all(potentials.transitions > IMPOSSIBLE)
+    return mended(free, (weights, varying(jnp.array(True), axes_of(potentials))), search, potentials, length)
 
 
 def reached(potentials: Path, length: jax.Array) -> tuple[jax.Array, jax.Array]:

@@ -12,7 +12,7 @@ from .chain_factors import Filtered, Scaled, floor, least_log, loss, per_total, 
 from .chain_factors import factors as as_factors
 from .chain_log import pairwise_sum
 from .chain_path import Path, clean, steps_mask
-from .chain_reach import without_unreached
+from .chain_reach import where_reached
 
 
 def log_partition(potentials: Path, length: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -39,7 +39,8 @@ def _log_partition(passes: tuple, potentials: Path, length: jax.Array) -> tuple[
     widest = spread(jnp.maximum(potentials.transitions, LOG_ZERO))
     lost = floor(potentials.initial) * jnp.sum(loss(filtered.norms, filtered.floors)) * size * jnp.exp(widest)
     log_z = factors.log_scale + pairwise_sum(jnp.log(filtered.norms))
-    return verdict(log_z, lost, factors.log_scale, factors.possible)
+    _, arrives = where_reached((), potentials, length)
+    return verdict(log_z, lost, factors.log_scale, factors.possible & arrives)
 
 
 def _smooth(passes: tuple, potentials: Path, length: jax.Array) -> tuple[tuple[jax.Array, Path], jax.Array]:
@@ -52,23 +53,24 @@ def _smooth(passes: tuple, potentials: Path, length: jax.Array) -> tuple[tuple[j
     lost = floor(potentials.initial) * jnp.sum(jnp.where(inside, each, 0))
     log_z = factors.log_scale + pairwise_sum(jnp.log(norms))
 
-    # what lies below the cut is there for the bound only
-    weights = jnp.where(weights > cuts[:, None], weights, 0)
+    # what lies below the cut, or where no path leads, is there for the bound only
+    weights, arrives = where_reached(weights, potentials, length)
+    weights, possible = jnp.where(weights > cuts[:, None], weights, 0), factors.possible & arrives
     joint = weights * beta
     shares = per_total(joint, inside, factors.log_scale)
-    states = jnp.where((inside & factors.possible)[:, None], jnp.minimum(joint * shares[:, None], 1), 0)
+    states = jnp.where((inside & possible)[:, None], jnp.minimum(joint * shares[:, None], 1), 0)
     before = weights[:-1] * jnp.where(inside[1:], shares[:-1], 0)[:, None]
     after = (onward * beta)[1:]
     transitions = jnp.einsum("ti,tj->ij", before, after, precision=PRECISION) * factors.transitions
-    transitions = jnp.where(factors.possible, transitions, 0)
-    log_z, right = verdict(log_z, lost, factors.log_scale, factors.possible)
+    transitions = jnp.where(possible, transitions, 0)
+    log_z, right = verdict(log_z, lost, factors.log_scale, possible)
     return (log_z, Path(states[0], transitions, states)), right
 
 
 def scale(potentials: Path, length: jax.Array) -> Scaled:
     """Potentials as factors, 1 in the padding; the initial one holds the first frame as well."""
     initial, transitions, _ = clean(potentials, length)
-    states, arrives = without_unreached(potentials, length)
+    states = potentials.states
     first, top = as_factors(initial + jnp.maximum(states[0], LOG_ZERO), (0,))
     pairs, peaks = as_factors(transitions, (0, 1))
     # cleaned as they are read, so that no clean copy has to be written; in the padding every number is above −∞
@@ -78,7 +80,7 @@ def scale(potentials: Path, length: jax.Array) -> Scaled:
     emissions = jnp.exp(jnp.where(below < 0, jnp.maximum(below, least_log(states.dtype)), 0))
     emissions = jnp.where(~(states < jnp.where(inside, IMPOSSIBLE, -jnp.inf)[:, None]), emissions, 0)
     log_scale = top[0] + pairwise_sum(jnp.where(inside[1:], tops[1:] + peaks[0, 0], 0))
-    return Scaled(first, pairs, emissions, log_scale, arrives & ~(log_scale <= IMPOSSIBLE))
+    return Scaled(first, pairs, emissions, log_scale, ~(log_scale <= IMPOSSIBLE))
 
 
 def forward(factors: Scaled, length: jax.Array) -> Filtered:
