@@ -67,7 +67,10 @@ class Categorical:
     def mean(self) -> jax.Array:
         """Probabilities, the gradient of `log_partition`."""
         logits = self._logits()
-        return jnp.where(_impossible(logits), 0, jax.nn.softmax(logits))
+        factors = jnp.exp(logits - jax.lax.stop_gradient(jnp.max(logits, axis=-1, keepdims=True)))
+        # one choice for a variable, not one for each of its values, which would be as dear as the exponentials
+        share = jnp.where(_impossible(logits), 0, 1 / jnp.sum(factors, axis=-1, keepdims=True))
+        return factors * share
 
     def support(self) -> jax.Array:
         """Every value of z, [K, K]; for one variable only."""
