@@ -109,10 +109,10 @@ def triangularize(a: jax.Array, b: jax.Array) -> tuple[jax.Array, jax.Array, jax
     ([[5.0]], [3.0], 1.0)
     """
     count, size = a.shape[-2:]
-    rows, results = jnp.arange(count), jnp.arange(size)[:, None]
+    rows, results = jnp.arange(count), jnp.arange(size)
 
     def column(j, carry):
-        a, free, r = carry  # rows that have gone into r are 0
+        a, b, free, r, c = carry  # rows that have gone into r are 0
         x = jax.lax.dynamic_index_in_dim(a, j, -1, keepdims=False)
         height = jax.lax.stop_gradient(jnp.where(free, jnp.abs(x), -1))
         pivot = rows == jnp.argmax(height, -1, keepdims=True)
@@ -123,17 +123,21 @@ def triangularize(a: jax.Array, b: jax.Array) -> tuple[jax.Array, jax.Array, jax
         length = jnp.sqrt(jnp.sum(jnp.where(some, x * x, 1), -1, keepdims=True))
         sign = jnp.where(head < 0, -1, 1).astype(x.dtype)
         # (I − v vᵀ / h) x = −sign · length e_pivot
-        v = jnp.where(some, jnp.where(pivot, x + sign * length, x), 0)[..., None]
-        h = (length * (length + jnp.abs(head)))[..., None]
-        a = a - v * (jnp.sum(v * a, -2, keepdims=True) / h)
-        pivot = pivot[..., None]
-        row = jnp.where(some, -sign, 1)[..., None] * jnp.sum(jnp.where(pivot, a, 0), -2, keepdims=True)
-        return jnp.where(pivot, 0, a), free & ~pivot[..., 0], jnp.where(results == j, row, r)
+        v = jnp.where(some, jnp.where(pivot, x + sign * length, x), 0)
+        h = length * (length + jnp.abs(head))
+        turn = jnp.where(some, -sign, 1)
+        a = a - v[..., None] * (jnp.sum(v[..., None] * a, -2, keepdims=True) / h[..., None])
+        b = b - v * (jnp.sum(v * b, -1, keepdims=True) / h)
+        row = turn[..., None] * jnp.sum(jnp.where(pivot[..., None], a, 0), -2, keepdims=True)
+        side = turn * jnp.sum(jnp.where(pivot, b, 0), -1, keepdims=True)
+        here = results == j
+        r, c = jnp.where(here[:, None], row, r), jnp.where(here, side, c)
+        return jnp.where(pivot[..., None], 0, a), jnp.where(pivot, 0, b), free & ~pivot, r, c
 
-    a = jnp.concatenate([a, b[..., None]], -1)
-    start = varying((a, jnp.ones(a.shape[:-1], bool), jnp.zeros_like(a[..., :size, :])), axes_of(a))
-    a, _, r = jax.lax.fori_loop(0, size, column, start, unroll=1)
-    return jnp.triu(r[..., :size]), r[..., size], a[..., size]
+    # r, whose start depends on a alone, stays common to all data where a is
+    start = a, b, jnp.ones(a.shape[:-1], bool), jnp.zeros_like(a[..., :size, :]), jnp.zeros_like(b[..., :size])
+    _, rest, _, r, c = jax.lax.fori_loop(0, size, column, varying(start, axes_of(a, b)), unroll=1)
+    return jnp.triu(r), c, rest
 
 
 @jax.custom_jvp
