@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any, Literal
 
 import jax
+import numpy as np
 from jax.extend.core import Jaxpr
 
 Tree = Any
@@ -34,9 +35,11 @@ def automatic_size(f: Callable[..., Tree], shared: Tree, data: Tree) -> int:
 
 def check_chunk_size(chunk_size: ChunkSize, name: str) -> None:
     """Raises unless the argument of this name says how many data to take in one go."""
-    if chunk_size is not None and chunk_size != "auto" and chunk_size < 1:
+    if chunk_size is None or chunk_size == "auto":
+        return
+    if isinstance(chunk_size, bool) or not isinstance(chunk_size, int | np.integer) or chunk_size < 1:
         raise ValueError(
-            f'{name}: got {chunk_size}, expected a positive number of data, "auto", or None for all at once'
+            f'{name}: got {chunk_size!r}, expected a positive number of data, "auto", or None for all at once'
         )
 
 

@@ -297,7 +297,7 @@ def batch_length(ys: Tree) -> int:
     if isinstance(ys, list):
         raise TypeError(
             f"ys: got a list of {len(ys)}, expected arrays with a leading axis N, one datum an entry; stack the data: "
-            "jnp.stack(ys)"
+            "jnp.stack(ys), or sequences of several lengths in one elbo.Padded(values [N, T, ...], length [N])"
         )
     for leaf in jax.tree.leaves(ys):
         if not (hasattr(leaf, "shape") or isinstance(leaf, (bool, int, float, complex))):

@@ -46,6 +46,11 @@ class LinearPsi(NamedTuple):
 
 def log_joint(theta: Theta, z: jax.Array, y: jax.Array) -> tuple[jax.Array, jax.Array]:
     """ln N(z; 0, I) and ln N(y; weights z + bias, noise), for z [Q] and y [D]."""
+    if theta.observation.weights.shape[-1:] != z.shape:
+        got = theta.observation.weights.shape[-1]
+        raise ValueError(
+            f"theta: got {got} latent dimensions, expected the {z.size} of factor_analysis.model({z.size})"
+        )
     return elbo.Normal(jnp.zeros_like(z), jnp.zeros_like(z)).log_prob(z), theta.observation.log_prob(y, z)
 
 

@@ -9,12 +9,13 @@ import jax
 import jax.numpy as jnp
 
 import elbo
+from elbo.objective import batch_length
 
 from .criteria import free_parameters, one_of_each
 from .emission import MixtureEmission, clustered, scattered
 from .families import Categorical
 from .families import data as of_family
-from .families.data import data_log_prob
+from .families.data import data_log_prob, require_family
 from .mixture import Covariance
 from .scales import valid_weights
 
@@ -78,6 +79,11 @@ class Joint:
 
     def __call__(self, theta: Theta, z: elbo.Path, y: Tree) -> jax.Array:
         """ln P(z, y) of one sequence, nats."""
+        states = z.states.shape[-1]
+        if theta.transition.values != states:
+            raise ValueError(
+                f"theta: got {theta.transition.values} states, expected the {states} of hmm.model({states})"
+            )
         steps = jax.vmap(lambda row, counts: row.log_prob(counts))(theta.transition, z.transitions)
         seen = jnp.sum(z.states * emissions(theta, y, self.emit))
         return self.initial(theta).log_prob(z.initial) + jnp.sum(steps) + seen
@@ -132,7 +138,6 @@ def usable(y: Tree) -> jax.Array:
     return sequence.is_sound() & ~jnp.any(jnp.array([False, *infinite]))
 
 
-@partial(jax.jit, static_argnames=("states", "start", "covariance_type"))
 def init(
     key: jax.Array,
     ys: Tree,
@@ -163,6 +168,14 @@ def init(
     [0.0, 5.0]
     """
     _check_start(start)
+    batch_length(ys)
+    if family is not None:
+        require_family(family, getattr(ys.values if isinstance(ys, elbo.Padded) else ys, "inputs", None) is not None)
+    return _init(key, ys, states, family, weights, covariance_type, stay, start)
+
+
+@partial(jax.jit, static_argnames=("states", "start", "covariance_type"))
+def _init(key, ys, states, family, weights, covariance_type, stay, start):
     frames, length = jax.vmap(_frames)(ys)
     values = frames.values
     present = jax.vmap(_present)(frames) & (jnp.arange(values.shape[1]) < length[:, None])

@@ -9,6 +9,7 @@ import numpy as np
 import optax
 
 import elbo
+from elbo.objective import batch_length
 
 Tree = Any
 
@@ -28,7 +29,7 @@ class Decoded(NamedTuple):
 @partial(jax.jit, static_argnames="model")
 def smooth(model: elbo.Model, theta: Tree, ys: Tree) -> jax.Array:
     """P(z_t | all of y), [N, T, K]; zeros in the padding, and where y is impossible."""
-    return jax.vmap(lambda y: _posterior(model, theta, y).mean().states)(ys)
+    return _each(lambda y: _posterior(model, theta, y).mean().states, ys)
 
 
 @partial(jax.jit, static_argnames="model")
@@ -42,7 +43,7 @@ def filter(model: elbo.Model, theta: Tree, ys: Tree) -> jax.Array:  # noqa: A001
     >>> filter(hmm.model(2), theta, jnp.array([[0, 1]])).tolist()
     [[[0.6667, 0.3333], [0.0, 1.0]]]
     """
-    return jax.vmap(lambda y: jnp.exp(_posterior(model, theta, y).filtered()))(ys)
+    return _each(lambda y: jnp.exp(_posterior(model, theta, y).filtered()), ys)
 
 
 @partial(jax.jit, static_argnames="model")
@@ -63,7 +64,7 @@ def decode(model: elbo.Model, theta: Tree, ys: Tree) -> Decoded:
         # a NaN is neither: it is left for the reader to see
         return jnp.where(score <= elbo.IMPOSSIBLE, -1, states), jnp.where(possible | jnp.isnan(score), score, -jnp.inf)
 
-    return Decoded(*jax.vmap(one)(ys))
+    return Decoded(*_each(one, ys))
 
 
 @partial(jax.jit, static_argnames="model")
@@ -82,7 +83,7 @@ def predict(model: elbo.Model, theta: Tree, ys: Tree) -> jax.Array:
         total = jnp.sum(ahead)
         return ahead / jnp.where(total > 0, total, 1)
 
-    return jax.vmap(one)(ys)
+    return _each(one, ys)
 
 
 def match(states: Any, reference: Any) -> np.ndarray:
@@ -111,6 +112,11 @@ def match(states: Any, reference: Any) -> np.ndarray:
     rows, columns = optax.assignment.hungarian_algorithm(jnp.asarray(-counts, float))
     names[np.asarray(rows)] = np.asarray(columns)
     return names
+
+
+def _each(question, ys: Tree) -> Any:
+    batch_length(ys)
+    return jax.vmap(question)(ys)
 
 
 def _posterior(model: elbo.Model, theta: Tree, y: Tree) -> elbo.Chain:

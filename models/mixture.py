@@ -11,7 +11,7 @@ import elbo
 from .chunks import sum_rows
 from .criteria import free_parameters, one_of_each
 from .families import Categorical, MultivariateNormal, Normal
-from .families.data import data_log_prob, require, usable
+from .families.data import data_log_prob, require, require_family, usable
 from .families.estimate import estimate_rows
 from .kmeans import kmeans, memberships, nearness
 from .scales import scales, valid_weights
@@ -38,6 +38,10 @@ class Theta(NamedTuple):
 
 def log_joint(theta: Theta, z: jax.Array, y: Any) -> jax.Array:
     """ln P(z, y) = Σ_k z_k (ln π_k + ln p_k(y)); z is the indicator of the component, [K]."""
+    if z.shape != (theta.weights.values,):
+        raise ValueError(
+            f"theta: got {theta.weights.values} components, expected the {z.shape[-1]} of mixture.model({z.shape[-1]})"
+        )
     # a component so narrow that its squares overflow is impossible, not −inf: 0 · (−inf) is NaN
     log_p = jnp.maximum(data_log_prob(theta.components, y), elbo.LOG_ZERO)
     return theta.weights.log_prob(z, latent=True) + jnp.dot(z, log_p, precision=elbo.PRECISION)
@@ -55,7 +59,6 @@ def model(components: int) -> elbo.Model:
     return elbo.Model(log_joint, elbo.exact(log_joint, elbo.categorical(components)))
 
 
-@partial(jax.jit, static_argnames=("components", "covariance_type"))
 def init(
     key: jax.Array,
     ys: jax.Array,
@@ -78,6 +81,13 @@ def init(
         left out.
       covariance_type: of the default family, see `gaussian`.
     """
+    if family is not None:
+        require_family(family)
+    return _init(key, ys, components, family, weights, covariance_type)
+
+
+@partial(jax.jit, static_argnames=("components", "covariance_type"))
+def _init(key, ys, components, family, weights, covariance_type):
     kind = Categorical if isinstance(family, Categorical) else MultivariateNormal
     ys = elbo.widen(_array(ys, integers=kind is Categorical))
     real = jnp.issubdtype(ys.dtype, jnp.floating)

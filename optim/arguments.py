@@ -2,9 +2,11 @@
 
 from typing import Any
 
+import numpy as np
 import optax
 
 from elbo import Model, Params
+from elbo.numerics import require_number
 
 from .rule import Rule
 
@@ -45,6 +47,20 @@ def require_params(params: Any) -> None:
             f"params: got {_kind(params)}, expected elbo.Params(theta, psi); where the encoder is exact that is "
             "elbo.Params(theta, theta)"
         )
+
+
+def require_count(name: str, value: Any, least: int = 1) -> None:
+    """Raises unless value is a whole number of at least `least`."""
+    if isinstance(value, bool) or not isinstance(value, int | np.integer):
+        raise TypeError(f"{name}: got {_kind(value)} {value}, expected a whole number >= {least}")
+    if value < least:
+        raise ValueError(f"{name}: got {value}, expected a whole number >= {least}")
+
+
+def require_tolerance(tolerance: Any) -> None:
+    """Raises unless tolerance is None or a number >= 0."""
+    if tolerance is not None:
+        require_number("tolerance", tolerance, lambda value: value >= 0, "a number >= 0, or None: run all steps")
 
 
 def _kind(value: Any) -> str:

@@ -10,7 +10,7 @@ from elbo import Params
 from elbo.devices import axes_of, varying
 from elbo.objective import batch_length
 
-from .arguments import require_rule
+from .arguments import require_count, require_rule
 from .chunks import check_weights, split
 from .moving import moves
 from .rule import Info, Rule, rule_of
@@ -77,8 +77,7 @@ def repeat(rule: Rule, times: int) -> Rule:
     8.0
     """
     require_rule("rule", rule)
-    if times < 1:
-        raise ValueError(f"times: got {times}, expected at least 1")
+    require_count("times", times)
     return rule_of(_Repeat(rule, times))
 
 
@@ -196,8 +195,7 @@ def minibatches(rule: Rule, size: int) -> Rule:
     8.0
     """
     require_rule("rule", rule)
-    if size < 1:
-        raise ValueError(f"size: got {size}, expected at least 1")
+    require_count("size", size)
     return rule_of(_Minibatches(rule, size))
 
 

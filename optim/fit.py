@@ -13,7 +13,7 @@ import numpy as np
 from elbo import Params
 from elbo.objective import batch_length
 
-from .arguments import require_params, require_rule
+from .arguments import require_count, require_params, require_rule, require_tolerance
 from .rule import Info, Rule
 from .run import Reason, Seen, loop, update_of
 
@@ -83,8 +83,9 @@ def fit(
     >>> result.reason.name, sorted(result.params.theta.components.mean[:, 0].tolist())
     ('CONVERGED', [0.05, 5.05])
     """
-    if every < 1 or steps < 0:
-        raise ValueError(f"every, steps: got {every}, {steps}, expected every >= 1 and steps >= 0")
+    require_count("every", every)
+    require_count("steps", steps, 0)
+    require_tolerance(tolerance)
     require_rule("rule", rule)
     require_params(params)
     batch_length(ys)

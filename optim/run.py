@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from elbo import Params
 from elbo.devices import axes_of, varying
 
-from .arguments import require_params, require_rule
+from .arguments import require_count, require_params, require_rule, require_tolerance
 from .rule import Info, Rule
 from .sharing import share
 
@@ -97,6 +97,8 @@ def run(
     """
     require_rule("rule", rule)
     require_params(params)
+    require_count("steps", steps, 0)
+    require_tolerance(tolerance)
     state = rule.init(params) if state is None else state
     if tolerance is not None:
         return _run(update_of(rule), steps, tolerance, params, state, ys, key, weights, first)

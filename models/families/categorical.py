@@ -73,7 +73,7 @@ class Categorical:
             return tapped(_contract_index, value, self.tap, x)
         if x.shape != (self.values,):
             raise ValueError(
-                f"x: got shape {list(x.shape)}, expected an integer scalar or an indicator [{self.values}]"
+                f"x: got {x.dtype}{list(x.shape)}, expected an integer scalar or an indicator [{self.values}]"
             )
         value = tapped(_contract, jnp.dot(log_p, x, precision=PRECISION), self.tap, x)
         return value if latent else on_support(value, jnp.all(x >= 0))

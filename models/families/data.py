@@ -1,5 +1,6 @@
 """Families seen by what uses them: which of their arguments are data, and what methods they have."""
 
+import inspect
 from typing import Any
 
 import jax
@@ -33,6 +34,27 @@ def usable(family: Any, *data: Tree) -> jax.Array:
 
 def _real(a: jax.Array) -> bool:
     return jnp.issubdtype(a.dtype, jnp.inexact)
+
+
+def require_family(family: Any, inputs: bool = False) -> None:
+    """Raises unless a start can be made of the family: a value whose log_prob reads a datum, and inputs as there are.
+
+    Args:
+      family: a family, or a mixture of one.
+      inputs: whether there are inputs.
+    """
+    if isinstance(family, type) or not callable(getattr(family, "log_prob", None)):
+        got = f"the class {family.__name__}" if isinstance(family, type) else f"{type(family).__name__} {family!r}"
+        raise TypeError(
+            f"family: got {got}, expected a family with batch shape (K,), such as Poisson(jnp.zeros((K, D)))"
+        )
+    parameters = inspect.signature(family.log_prob).parameters.values()
+    needed = sum(p.default is p.empty and p.kind is not p.VAR_POSITIONAL for p in parameters)
+    if needed > 1 + inputs:
+        raise TypeError(
+            f"family: {type(family).__name__}.log_prob reads an input beside the datum, and there is none here. Make "
+            "the parameters yourself, or give inputs where the model has them (hmm.Frames(values, inputs))"
+        )
 
 
 def require(family: Any, method: str, user: str, meaning: str) -> None:

@@ -163,7 +163,7 @@ def test_history_of_no_steps(em):
     rule, params, ys = em
     result = optim.fit(rule, params, ys, steps=0, progress=False)
     assert result.history is None and result.steps == 0
-    with pytest.raises(ValueError, match="every, steps"):
+    with pytest.raises(ValueError, match="every: got"):
         optim.fit(rule, params, ys, every=0)
 
 
