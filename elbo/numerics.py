@@ -5,6 +5,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 LOG_ZERO = -1e30
 """Finite stand-in for ln 0, in nats. `0 * LOG_ZERO` is 0, where `0 * -inf` is NaN."""
@@ -57,7 +58,8 @@ def require_number(name: str, value: Any, holds: Callable[[Any], Any], expected:
     """
     if jnp.shape(value) != ():
         raise ValueError(f"{name}: got shape {list(jnp.shape(value))}, expected {expected}")
-    if not isinstance(value, jax.core.Tracer) and not holds(value):
+    # of an array that is known, in numpy: under a trace, jax.numpy traces what is asked of it too
+    if not isinstance(value, jax.core.Tracer) and not holds(np.asarray(value)):
         raise ValueError(f"{name}: got {value}, expected {expected}")
 
 

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from elbo import LOG_ZERO, safe_log
 
@@ -61,7 +62,10 @@ def check_names(name: str, given: Sequence[str], choices: Iterable[str]) -> tupl
 
 def require_positive(name: str, a: jax.Array, advice: str, *, log: bool = False) -> None:
     """Raises unless all numbers are positive (or, of logarithms, none is NaN), where they are known: not under jit."""
-    if not isinstance(a, jax.core.Tracer) and not bool(jnp.all(~jnp.isnan(a) if log else a > 0)):
+    if isinstance(a, jax.core.Tracer):
+        return
+    known = np.asarray(a)  # under a trace, jax.numpy traces what is asked of an array that is known
+    if not np.all(~np.isnan(known) if log else known > 0):
         got = "one that is not positive definite" if log else f"{a}"
         raise ValueError(f"{name}: got {got}, expected {'positive definite' if log else 'positive'}; {advice}")
 

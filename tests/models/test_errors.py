@@ -8,7 +8,7 @@ import pytest
 import elbo
 import optim
 from models import factor_analysis, hmm, hmm_inference, mixture
-from models.families import Categorical, LinearGaussian, Normal, Poisson
+from models.families import Categorical, LinearGaussian, Normal, Poisson, PseudoData
 
 KEY = jax.random.key(0)
 POINTS = jax.random.normal(KEY, (12, 2))
@@ -86,3 +86,19 @@ def test_the_error_names_what_was_given(name):
     call, words = ERRORS[name]
     with pytest.raises((TypeError, ValueError), match=words):
         call()
+
+
+KNOWN = {
+    "a prior's count": lambda n: mixed(prior=mixture.Theta(PseudoData(Categorical(jnp.zeros(2)), n), None)),
+    "a rate": lambda n: optim.damp(mixture.model(2), rule(), n),
+    "a probability": lambda n: hmm.left_to_right(3, stay=n),
+}
+
+
+@pytest.mark.parametrize("name", KNOWN)
+def test_an_array_is_a_number_under_jit_too(name):
+    good, bad = jnp.float32(0.5), jnp.float32(-1.0)
+    KNOWN[name](good)
+    jax.eval_shape(lambda: (KNOWN[name](good), 0)[1])
+    with pytest.raises(ValueError, match=r"got -1\.0"):
+        jax.eval_shape(lambda: (KNOWN[name](bad), 0)[1])
