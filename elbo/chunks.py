@@ -12,6 +12,7 @@ ChunkSize = int | Literal["auto"] | None
 
 SMALLEST = 32
 _PROBE = 127  # data: a prime, to tell the axes of the data from others
+_LIKELY = 8  # no array of f is often more times the largest one of the data
 _CPU_BYTES, _ACCELERATOR_BYTES = 3 << 20, 1 << 28
 
 
@@ -24,10 +25,17 @@ def automatic_size(f: Callable[..., Tree], shared: Tree, data: Tree) -> int:
     size = jax.tree.leaves(data)[0].shape[0]
     if size <= SMALLEST:
         return size
-    few = jax.tree.map(lambda a: jax.ShapeDtypeStruct((_PROBE, *a.shape[1:]), a.dtype), data)
-    largest = _largest(jax.make_jaxpr(f)(shared, *few).jaxpr) / _PROBE
     budget = _CPU_BYTES if jax.default_backend() == "cpu" else _ACCELERATOR_BYTES
-    fits = min(size, max(SMALLEST, int(budget / largest) // SMALLEST * SMALLEST))
+
+    def largest(count):
+        part = jax.tree.map(lambda a: jax.ShapeDtypeStruct((count, *a.shape[1:]), a.dtype), data)
+        return _largest(jax.make_jaxpr(f)(shared, *part).jaxpr, count)
+
+    # where all are likely to fit they are traced as they are: f that is jitted then has its trace already
+    given = max(a.size * a.dtype.itemsize for a in jax.tree.leaves(data))
+    if _LIKELY * given <= budget and largest(size) <= budget:
+        return size
+    fits = min(size, max(SMALLEST, int(budget * _PROBE / largest(_PROBE)) // SMALLEST * SMALLEST))
     count = -(-size // fits)
     # where much would be looked at twice, chunks of one size, which need not be a multiple of anything
     return fits if count * fits <= 1.1 * size else -(-size // count)
@@ -43,12 +51,12 @@ def check_chunk_size(chunk_size: ChunkSize, name: str) -> None:
         )
 
 
-def _largest(jaxpr: Jaxpr) -> int:
-    """Bytes of the largest array with an axis of the probe's length."""
+def _largest(jaxpr: Jaxpr, length: int) -> int:
+    """Bytes of the largest array with an axis of this length."""
     arrays: list[Any] = [v.aval for eqn in jaxpr.eqns for v in eqn.outvars]
-    sizes = [a.size * a.dtype.itemsize for a in arrays if _PROBE in getattr(a, "shape", ())]
+    sizes = [a.size * a.dtype.itemsize for a in arrays if length in getattr(a, "shape", ())]
     params = [
         p for eqn in jaxpr.eqns for value in eqn.params.values() for p in (value if type(value) is tuple else (value,))
     ]
-    inner = [_largest(b) for b in (getattr(p, "jaxpr", p) for p in params) if isinstance(b, Jaxpr)]
+    inner = [_largest(b, length) for b in (getattr(p, "jaxpr", p) for p in params) if isinstance(b, Jaxpr)]
     return max([1, *sizes, *inner])

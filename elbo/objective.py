@@ -231,7 +231,7 @@ def _exact_encoder(encoder: Any, name: str) -> ExactEncoder:
 def _batched(one: Callable, batch_size: ChunkSize) -> Callable:
     """`one(params, y, key)` over the leading axis of ys, jit-compiled."""
     check_chunk_size(batch_size, "batch_size")
-    every = jax.vmap(one, (None, 0, 0))
+    every = jax.jit(jax.vmap(one, (None, 0, 0)))  # traced once for the size of a chunk and for the chunk
 
     def evaluate(params: Params, ys: Tree, key: jax.Array | None, at_a_time: ChunkSize):
         size = batch_length(ys)

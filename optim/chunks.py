@@ -64,6 +64,7 @@ def sum_over_chunks(
     size, dtype, axes = weights.shape[0], dtype_of(params), axes_of(shared, ys, weights, keys)
     shared, ys, weights, keys = varying((shared, ys, weights, keys), axes)
 
+    @jax.jit  # traced once for the size of a chunk and for the chunk
     def once(shared, ys, weights, keys):
         bounds, pull = linear(shared, ys, keys)
         feasible = is_feasible(bounds)

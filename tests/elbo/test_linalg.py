@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from elbo.linalg import cholesky, ldl, matmul, triangular_inverse
+from elbo.linalg import cholesky, ldl, matmul, triangular_inverse, triangularize
 
 from .problems import normal
 
@@ -115,3 +115,61 @@ def test_errors_name_what_was_seen(bad):
     for f, name in [(ldl, "a"), (cholesky, "a"), (triangular_inverse, "lower")]:
         with pytest.raises(ValueError, match=rf"{name}: got .*expected floating-point square"):
             f(bad)
+
+
+ROWS = [(3, 3), (5, 2), (9, 4), (1, 1)]
+
+
+@pytest.mark.parametrize("shape", ROWS, ids=str)
+def test_a_triangle_has_the_squares_of_its_rows(shape, x64):
+    a, b = normal(0, 4, *shape), normal(1, 4, shape[0])
+    triangles = jax.jit(triangularize)(a, b)
+    for a, b, r, c, rest in zip(a, b, *triangles, strict=True):  # noqa: B020 - one of each
+        assert np.all(np.tril(r, -1) == 0) and np.all(np.diagonal(r) >= 0)
+        np.testing.assert_allclose(r, np.abs(np.linalg.qr(a)[1]) * np.sign(r), rtol=1e-12)
+        np.testing.assert_allclose(r.T @ c, a.T @ b, rtol=1e-12, atol=1e-14)
+        np.testing.assert_allclose(rest @ rest, np.linalg.norm(b - a @ np.linalg.lstsq(a, b)[0]) ** 2, atol=1e-12)
+        assert int(np.sum(np.asarray(rest) == 0)) >= shape[1]
+
+
+def test_rows_of_any_size_keep_their_digits():
+    """Products aᵀ a of these in float32 would lose what the small rows say."""
+    rng = np.random.default_rng(0)
+    a = rng.normal(size=(200, 6, 3)) * 10.0 ** rng.integers(-9, 9, (200, 6, 1))
+    b = rng.normal(size=(200, 6)) * np.max(np.abs(a), -1)
+    a, b = a.astype(np.float32), b.astype(np.float32)
+    r, c, _ = jax.jit(triangularize)(a, b)
+    with jax.enable_x64(True):
+        exact, told, _ = jax.jit(triangularize)(a.astype(np.float64), b.astype(np.float64))
+    unit = np.max(np.abs(exact), -1)  # of a row of the triangle
+    for got, right, size in ((r, exact, unit[..., None]), (c, told, unit)):
+        wrong = np.abs(np.asarray(got) - right) / size  # rows as good as dependent, some of 200, lose three digits
+        assert np.median(wrong) < 1e-7 and np.quantile(wrong, 0.95) < 1e-5 and np.max(wrong) < 1e-3
+
+
+def test_a_triangle_of_fewer_ranks_has_zeros_and_finite_derivatives(x64):
+    a = jnp.array([[1.0, 2.0, 3.0], [2.0, 4.0, 1.0], [3.0, 6.0, 2.0], [0.0, 0.0, 0.0]])
+    b = jnp.array([1.0, 2.0, 5.0, 4.0])
+    r, c, _ = triangularize(a, b)
+    np.testing.assert_allclose(r.T @ r, a.T @ a, atol=1e-12)
+    np.testing.assert_allclose(r.T @ c, a.T @ b, atol=1e-12)
+    for zeros in (a, jnp.zeros_like(a)):
+        slopes = jax.grad(
+            lambda a, b: jnp.sum(jnp.hstack([triangularize(a, b)[0].sum(), triangularize(a, b)[1]])), (0, 1)
+        )
+        assert all(np.isfinite(s).all() for s in slopes(zeros, b))
+
+
+def test_the_triangle_has_the_derivatives_of_the_squares(x64):
+    a, b = normal(2, 5, 3), normal(3, 5)
+    weight = normal(4, 3, 3)
+
+    def turned(a, b):
+        r, c, rest = triangularize(a, b)
+        return jnp.sum(weight * (r.T @ r)) + jnp.sum(r.T @ c) + jnp.sum(c**2) + jnp.sum(rest**2)
+
+    def squares(a, b):
+        return jnp.sum(weight * (a.T @ a)) + jnp.sum(a.T @ b) + jnp.sum(b**2)
+
+    for ours, theirs in zip(jax.grad(turned, (0, 1))(a, b), jax.grad(squares, (0, 1))(a, b), strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-10, atol=1e-12)

@@ -59,7 +59,8 @@ def check(row, dtype, examples, tolerance, collapsing):
         nonlocal tried
         rng = np.random.default_rng(seed)
         *arguments, bounded = stack([draw(name, sizes, kind, rng) for _ in range(BATCH)])
-        info = jax.tree.map(np.asarray, batch(*arrays(tuple(arguments), dtype)))
+        with jax.debug_nans(True):
+            info = jax.tree.map(np.asarray, batch(*arrays(tuple(arguments), dtype)))
         assert info.finite.all() and info.feasible.all() and info.objective.dtype == dtype
         before, after = info.objective[:, :-1], info.objective[:, 1:]
         fall = np.max((before - after) / np.maximum(1, np.abs(before)), 1)
