@@ -141,7 +141,7 @@ def require_taps(
     Returns:
       Whether log_joint is affine in the tapped values.
 
-    >>> from models.families import Poisson
+    >>> from elbo.models.families import Poisson
     >>> theta = Poisson.create(jnp.array([2.0]))
     >>> require_taps(lambda theta, z, y: theta.log_prob(y), theta, None, jnp.ones(1))
     True

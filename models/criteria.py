@@ -29,7 +29,7 @@ def free_parameters(theta: Tree) -> int:
       TypeError: a family without a method `free_parameters`, or `elbo.Params`.
       ValueError: a stack of thetas, where a model's Theta can tell.
 
-    >>> from models.families import Categorical
+    >>> from elbo.models.families import Categorical
     >>> free_parameters((Categorical.create(jnp.array([[0.5, 0.5, 0.0]])), jnp.zeros(3)))  # a 0 is not free
     4
     """

@@ -36,8 +36,8 @@ def smooth(model: elbo.Model, theta: Tree, ys: Tree) -> jax.Array:
 def filter(model: elbo.Model, theta: Tree, ys: Tree) -> jax.Array:  # noqa: A001 - the term of the field
     """P(z_t | y_1..t), [N, T, K]; zeros in the padding, and where y_1..t is impossible.
 
-    >>> from models import hmm
-    >>> from models.families import Categorical
+    >>> from elbo.models import hmm
+    >>> from elbo.models.families import Categorical
     >>> coin = Categorical.create(jnp.array([[1.0, 0.0], [0.5, 0.5]]))
     >>> theta = hmm.Theta(Categorical(jnp.zeros(2)), Categorical(jnp.zeros((2, 2))), coin)
     >>> filter(hmm.model(2), theta, jnp.array([[0, 1]])).tolist()
@@ -50,8 +50,8 @@ def filter(model: elbo.Model, theta: Tree, ys: Tree) -> jax.Array:  # noqa: A001
 def decode(model: elbo.Model, theta: Tree, ys: Tree) -> Decoded:
     """The most probable path of each sequence (Viterbi).
 
-    >>> from models import hmm
-    >>> from models.families import Categorical
+    >>> from elbo.models import hmm
+    >>> from elbo.models.families import Categorical
     >>> start, steps = hmm.left_to_right(2)
     >>> theta = hmm.Theta(start, steps, Categorical.create(jnp.eye(2)))
     >>> decode(hmm.model(2), theta, jnp.array([[0, 1, 1], [1, 0, 0]])).states.tolist()  # the second is impossible

@@ -23,7 +23,7 @@ def chain(*rules: Rule) -> Rule:
 
     `info.elbo` and `info.objective` are the last rule's; what went wrong in any of them is reported.
 
-    >>> from optim import Rule
+    >>> from elbo.optim import Rule
     >>> nothing = Rule(lambda params: (), lambda key, params, state, ys, *, weights=None: (params, state, None))
     >>> len(chain(nothing, nothing).init(None))
     2
@@ -131,7 +131,7 @@ def restrict(rule: Rule, *where: Any) -> Rule:
       ValueError: a name that matches nothing, or a part of a family that a closed-form M step moves as a whole; when
         `init` or `update` is called.
 
-    >>> from optim import Rule
+    >>> from elbo.optim import Rule
     >>> def update(key, params, state, ys, *, weights=None):
     ...     return jax.tree.map(lambda a: a + 1, params), state, None
     >>> add = Rule(lambda params: (), update)

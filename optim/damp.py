@@ -32,8 +32,8 @@ def damp(model: Model, rule: Rule, rate: Rate) -> Rule:
         rule itself. A traced rate outside of [0, 1] makes the update rejected (`info.finite`).
 
     >>> import elbo, jax.numpy as jnp
-    >>> from models.families import Bernoulli
-    >>> from optim import em_step
+    >>> from elbo.models.families import Bernoulli
+    >>> from elbo.optim import em_step
     >>> log_joint = lambda theta, z, y: jnp.sum(z) + jnp.dot(jnp.ones(1), theta.log_prob(y))
     >>> model = elbo.Model(log_joint, elbo.exact(log_joint, elbo.categorical(1)))
     >>> coin = Bernoulli.create(jnp.array([[0.5]]))

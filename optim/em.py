@@ -37,7 +37,7 @@ def em_step(
       keep: what to do with leaves of theta that are not in a family and so have no closed form: raise, or keep them.
 
     >>> import elbo, jax.numpy as jnp
-    >>> from models.families import Bernoulli
+    >>> from elbo.models.families import Bernoulli
     >>> log_joint = lambda theta, z, y: jnp.dot(z, jnp.log(0.5) + theta.log_prob(y))  # two coins, one is thrown
     >>> model = elbo.Model(log_joint, elbo.exact(log_joint, elbo.categorical(2)))
     >>> coins = Bernoulli.create(jnp.array([[0.4], [0.6]]))

@@ -75,8 +75,9 @@ def fit(
       callback: `callback(step, params, info)` with the `Info` of the last step; return True to stop.
 
     >>> import jax.numpy as jnp
-    >>> import elbo, optim
-    >>> from models import mixture
+    >>> import elbo
+    >>> from elbo import optim
+    >>> from elbo.models import mixture
     >>> ys = jnp.array([[0.0], [0.1], [5.0], [5.1]])
     >>> params = mixture.init(jax.random.key(0), ys, 2)
     >>> result = optim.fit(optim.em_step(mixture.model(2)), params, ys, tolerance=1e-6, progress=False)

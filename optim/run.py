@@ -86,8 +86,10 @@ def run(
       state: of an earlier run, to go on; by default `rule.init(params)`.
       first: number of steps taken before, for the keys.
 
-    >>> import elbo, optim
-    >>> from models import mixture
+    >>> import elbo
+
+    >>> from elbo import optim
+    >>> from elbo.models import mixture
     >>> ys = jnp.array([[0.0], [0.1], [5.0], [5.1]])
     >>> rule, starts = optim.em_step(mixture.model(2)), jax.random.split(jax.random.key(0), 3)
     >>> starts = jax.vmap(lambda k: mixture.init(k, ys, 2))(starts)

@@ -70,7 +70,7 @@ def expected_statistics(
       sums its own part; `jax.lax.psum` of them is the whole.
 
     >>> import elbo
-    >>> from models.families import Bernoulli
+    >>> from elbo.models.families import Bernoulli
     >>> log_joint = lambda theta, z, y: jnp.dot(z, theta.log_prob(y))
     >>> model = elbo.Model(log_joint, elbo.exact(log_joint, elbo.categorical(2)))
     >>> coins = Bernoulli.create(jnp.array([[0.25], [0.75]]))

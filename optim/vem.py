@@ -42,7 +42,7 @@ def vem_step(
     The `Info` is measured after the step in Ψ and before the one in Θ.
 
     >>> import elbo, jax.numpy as jnp
-    >>> from models import factor_analysis
+    >>> from elbo.models import factor_analysis
     >>> ys = jax.random.normal(jax.random.key(0), (50, 3))
     >>> theta = factor_analysis.init(jax.random.key(1), ys, 1).theta
     >>> rule = vem_step(factor_analysis.amortized(), optax.adam(0.1))

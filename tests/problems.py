@@ -14,8 +14,8 @@ import numpy as np
 from jax.scipy.special import logsumexp
 
 import elbo
-from models import factor_analysis, mixture
-from models.families import (
+from elbo.models import factor_analysis, mixture
+from elbo.models.families import (
     Bernoulli,
     Categorical,
     LinearGaussian,

@@ -18,8 +18,8 @@ from flax import nnx
 from rich.table import Table
 
 import elbo
-import optim
-from models import factor_analysis, ppca, vae
+from elbo import optim
+from elbo.models import factor_analysis, ppca, vae
 
 from .. import datasets
 from .clock import fit

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 
 import elbo
-import optim
+from elbo import optim
 
 Tree = Any
 

@@ -18,9 +18,9 @@ import optax
 from rich.table import Table
 
 import elbo
-import optim
-from models import mixture
-from models.families import Categorical, PseudoScale
+from elbo import optim
+from elbo.models import mixture
+from elbo.models.families import Categorical, PseudoScale
 
 from .. import datasets
 from .clock import fit

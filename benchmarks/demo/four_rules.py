@@ -13,8 +13,8 @@ import optax
 from rich.table import Table
 
 import elbo
-import optim
-from models import factor_analysis, ppca
+from elbo import optim
+from elbo.models import factor_analysis, ppca
 
 from .. import datasets
 from .clock import Trace, trace

@@ -11,8 +11,8 @@ import numpy as np
 import optax
 
 import elbo
-import optim
-from models import latent_lm
+from elbo import optim
+from elbo.models import latent_lm
 
 DRAWS = 4  # of each estimator for one gradient
 ESTIMATORS = {

@@ -11,9 +11,9 @@ import numpy as np
 from rich.table import Table
 
 import elbo
-import optim
-from models import grammar, pcfg
-from models.families import Categorical
+from elbo import optim
+from elbo.models import grammar, pcfg
+from elbo.models.families import Categorical
 
 from .. import datasets
 

@@ -12,9 +12,9 @@ import optax
 from rich.table import Table
 
 import elbo
-import optim
-from models import hmm, hmm_inference, latent_lm
-from models.families import Categorical
+from elbo import optim
+from elbo.models import hmm, hmm_inference, latent_lm
+from elbo.models.families import Categorical
 
 from .. import datasets
 from . import autoencoder, gradient_noise

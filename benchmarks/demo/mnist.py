@@ -11,8 +11,8 @@ import optax
 from flax import nnx
 from rich.table import Table
 
-import optim
-from models import vae
+from elbo import optim
+from elbo.models import vae
 
 from .. import datasets
 from .autoencoder import BATCH, Scores, bits, codes, score, train

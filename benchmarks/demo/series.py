@@ -10,9 +10,9 @@ import optax
 from rich.table import Table
 
 import elbo
-import optim
-from models import criteria, hmm, hmm_inference, linear_gaussian_chain
-from models.families import Poisson
+from elbo import optim
+from elbo.models import criteria, hmm, hmm_inference, linear_gaussian_chain
+from elbo.models.families import Poisson
 
 from .. import datasets
 

@@ -14,9 +14,9 @@ from flax import nnx
 from rich.table import Table
 
 import elbo
-import optim
-from models import ctc, ctc_decoding
-from models.networks import functional
+from elbo import optim
+from elbo.models import ctc, ctc_decoding
+from elbo.models.networks import functional
 
 from .. import datasets, speech
 

@@ -11,9 +11,9 @@ import optax
 from rich.table import Table
 
 import elbo
-import optim
-from models import hmm, hmm_inference, hmm_vae, mixture
-from models.families import Normal
+from elbo import optim
+from elbo.models import hmm, hmm_inference, hmm_vae, mixture
+from elbo.models.families import Normal
 
 from .. import datasets, speech
 

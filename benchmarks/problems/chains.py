@@ -7,9 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 
 import elbo
-import optim
-from models import hmm
-from models.families import Categorical, Normal
+from elbo import optim
+from elbo.models import hmm
+from elbo.models.families import Categorical, Normal
 
 from .. import measure
 from ..peers import Contender, reference

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from models.ctc import ctc_loss
+from elbo.models.ctc import ctc_loss
 
 from .. import measure
 from ..peers import Contender, reference

@@ -7,9 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 
 import elbo
-import optim
-from models import mixture
-from models.families import Categorical, MultivariateNormal
+from elbo import optim
+from elbo.models import mixture
+from elbo.models.families import Categorical, MultivariateNormal
 
 from .. import measure
 from ..peers import Contender, reference

@@ -8,8 +8,8 @@ import numpy as np
 import optax
 
 import elbo
-import optim
-from models import vae
+from elbo import optim
+from elbo.models import vae
 
 from .. import measure
 from ..peers import Contender, reference

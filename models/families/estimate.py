@@ -40,7 +40,7 @@ def estimate(family: Any, weights: jax.Array, *data: Tree, rounds: int = 2) -> A
       data: the arguments of `family.log_prob`, each with a leading axis N.
       rounds: how often.
 
-    >>> from models.families import Categorical
+    >>> from elbo.models.families import Categorical
     >>> estimate(Categorical(jnp.zeros(2)), jnp.ones(4), jnp.array([0, 1, 1, 1])).probabilities().tolist()
     [0.25, 0.75]
     """

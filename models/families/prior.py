@@ -23,7 +23,7 @@ class PseudoData:
       count: number of imaginary data per component, a scalar, > 0.
 
     >>> import jax.numpy as jnp
-    >>> from models.families import Categorical
+    >>> from elbo.models.families import Categorical
     >>> prior = PseudoData(Categorical.create(jnp.array([0.5, 0.5])), 2.0)
     >>> prior.statistics(prior.reference).tolist()
     [1.0, 1.0]
@@ -56,7 +56,7 @@ class PseudoScale:
       count: number of imaginary data per component, a scalar, > 0.
 
     >>> import jax.numpy as jnp
-    >>> from models.families import MultivariateNormal
+    >>> from elbo.models.families import MultivariateNormal
     >>> f = MultivariateNormal.create(jnp.zeros(2), jnp.eye(2))
     >>> PseudoScale(f, 3.0).statistics(f).count.tolist()
     0.0

@@ -13,7 +13,7 @@ import scipy.stats
 import elbo
 from benchmarks import datasets, demo
 from benchmarks.demo import autoencoder, clock, em_or_gradient, four_rules, mnist, series, units
-from models import factor_analysis, ppca
+from elbo.models import factor_analysis, ppca
 
 SMALL_VAE = {"latent": 2, "hidden": (8,), "samples": 4}
 

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 
 import elbo
-import optim
 from benchmarks import datasets
 from benchmarks.demo import gradient_noise, language, pictures_language
 from benchmarks.demo.ngram import kneser_ney
-from models import latent_lm
+from elbo import optim
+from elbo.models import latent_lm
 
 TINY = language.Budget(frames=16, validate=4, test=4, train=64, epochs=2)
 

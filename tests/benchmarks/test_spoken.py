@@ -5,9 +5,9 @@ import json
 import numpy as np
 import pytest
 
-import optim
 from benchmarks import datasets, speech
 from benchmarks.demo import pictures_spoken, spoken
+from elbo import optim
 
 
 def test_log_mel():

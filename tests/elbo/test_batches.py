@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import elbo
-from models.hmm_vae import Framewise
+from elbo.models.hmm_vae import Framewise
 
 KEY = jax.random.key(0)
 DATA = 3  # as many as every other size, so that nothing is noticed by chance

@@ -5,9 +5,9 @@ import pytest
 
 import elbo
 from elbo import LOG_ZERO, Chain, Padded, Path, StructureError
+from elbo.models.families import Categorical
 from elbo.polynomial import degree
 from elbo.posteriors import chain_log
-from models.families import Categorical
 
 from .chains import enumerated, listed, random_chain, scores, stack
 

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 import elbo
-import optim
-from models import criteria, hmm, mixture
-from models.families import Categorical, Poisson, PseudoData, PseudoScale
+from elbo import optim
+from elbo.models import criteria, hmm, mixture
+from elbo.models.families import Categorical, Poisson, PseudoData, PseudoScale
 
 
 def contract(tap, x):

@@ -9,7 +9,7 @@ import pytest
 
 import elbo
 from elbo import Params
-from models import mixture
+from elbo.models import mixture
 
 from . import problems
 from .problems import amortised, within

@@ -13,9 +13,9 @@ import jaxlib
 import pytest
 
 import elbo
+from elbo.models import mixture
+from elbo.models.families import Categorical, MultivariateNormal
 from elbo.platform import WRONG_NUMBERS, warn_if_unsound
-from models import mixture
-from models.families import Categorical, MultivariateNormal
 
 from . import problems
 

@@ -9,8 +9,8 @@ import pytest
 
 import elbo
 from elbo.family import with_tap
+from elbo.models.families import Categorical, LinearGaussian, Normal, Poisson
 from elbo.untapped import require_taps
-from models.families import Categorical, LinearGaussian, Normal, Poisson
 
 K, D = 3, 2
 THETA = {

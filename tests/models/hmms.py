@@ -6,9 +6,9 @@ import jax.numpy as jnp
 import numpy as np
 
 import elbo
-import optim
-from models import hmm
-from models.families import Bernoulli, Categorical, LinearGaussian, MultivariateNormal, Normal, Poisson
+from elbo import optim
+from elbo.models import hmm
+from elbo.models.families import Bernoulli, Categorical, LinearGaussian, MultivariateNormal, Normal, Poisson
 
 rng = np.random.default_rng(0)
 KINDS = ("diagonal", "full", "tied", "poisson", "categorical", "bernoulli", "mixture", "mixture of categoricals")

@@ -10,10 +10,9 @@ import pytest
 from sklearn.mixture import GaussianMixture
 
 import elbo
-import optim
-from elbo import Params, evidence
-from models import criteria, factor_analysis, hmm, hmm_vae, linear_gaussian_chain, mixture, pcfg
-from models.families import Bernoulli, Categorical, LinearGaussian, MultivariateNormal, Normal, Poisson
+from elbo import Params, evidence, optim
+from elbo.models import criteria, factor_analysis, hmm, hmm_vae, linear_gaussian_chain, mixture, pcfg
+from elbo.models.families import Bernoulli, Categorical, LinearGaussian, MultivariateNormal, Normal, Poisson
 
 K, D, P = 3, 4, 2
 COVARIANCES = {"full": jnp.tile(jnp.eye(D), (K, 1, 1)), "tied": jnp.eye(D), "spherical": jnp.ones(K)}

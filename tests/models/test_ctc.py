@@ -8,10 +8,9 @@ import optax
 import pytest
 
 import elbo
-import optim
-from elbo import Labelled, Padded
-from models import ctc, ctc_decoding
-from models.ctc_loss import FEW, ctc_loss, log_normalizer
+from elbo import Labelled, Padded, optim
+from elbo.models import ctc, ctc_decoding
+from elbo.models.ctc_loss import FEW, ctc_loss, log_normalizer
 
 from ..elbo.alignments import smoothed
 

@@ -7,9 +7,9 @@ import optax
 import pytest
 
 import elbo
-import optim
-from models import ctc_loss, hmm, mixture, vae
-from models.families import Normal
+from elbo import optim
+from elbo.models import ctc_loss, hmm, mixture, vae
+from elbo.models.families import Normal
 
 KEY = jax.random.key(0)
 POINTS = jax.random.normal(KEY, (12, 2))

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 import elbo
-import optim
-from models import factor_analysis, hmm, hmm_inference, mixture
-from models.families import Categorical, LinearGaussian, Normal, Poisson, PseudoData
+from elbo import optim
+from elbo.models import factor_analysis, hmm, hmm_inference, mixture
+from elbo.models.families import Categorical, LinearGaussian, Normal, Poisson, PseudoData
 
 KEY = jax.random.key(0)
 POINTS = jax.random.normal(KEY, (12, 2))

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import elbo
-from models import grammar, pcfg
+from elbo.models import grammar, pcfg
 
 # unary chains and a cycle, long right-hand sides, words among symbols, a symbol that is both a word and a phrase
 TEXT = """

@@ -8,9 +8,9 @@ import optax
 import pytest
 
 import elbo
-import optim
-from models import hmm, hmm_inference
-from models.families import Categorical, LinearGaussian, Normal, Poisson, PseudoData
+from elbo import optim
+from elbo.models import hmm, hmm_inference
+from elbo.models.families import Categorical, LinearGaussian, Normal, Poisson, PseudoData
 
 from .hmms import CENTRES, LENGTHS, REALS, START, STEPS, em, evidence, problem, rng, rng_rows
 

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 import elbo
-import optim
-from models import hmm, hmm_inference
-from models.families import Categorical, Normal
+from elbo import optim
+from elbo.models import hmm, hmm_inference
+from elbo.models.families import Categorical, Normal
 
 from .hmms import KINDS, LENGTHS, MODEL, REGRESSION, START, STEPS, emission, evidence, problem, rng, values
 

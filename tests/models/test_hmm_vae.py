@@ -11,9 +11,9 @@ import optax
 import pytest
 
 import elbo
-import optim
-from models import hmm, hmm_vae, vae
-from models.families import Categorical, Normal
+from elbo import optim
+from elbo.models import hmm, hmm_vae, vae
+from elbo.models.families import Categorical, Normal
 
 STATES = 2
 

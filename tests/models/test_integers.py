@@ -9,10 +9,10 @@ import optax
 import pytest
 
 import elbo
-import optim
-from models import ctc, ctc_decoding, hmm, hmm_inference, mixture, pcfg
-from models import latent_lm as lm
-from models.families import Categorical
+from elbo import optim
+from elbo.models import ctc, ctc_decoding, hmm, hmm_inference, mixture, pcfg
+from elbo.models import latent_lm as lm
+from elbo.models.families import Categorical
 
 V = 300  # 300 is 44 in a byte
 KEY = jax.random.key(0)

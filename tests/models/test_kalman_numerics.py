@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 import elbo
-from models import linear_gaussian_chain as chain
-from models.families import LinearGaussian, MultivariateNormal
+from elbo.models import linear_gaussian_chain as chain
+from elbo.models.families import LinearGaussian, MultivariateNormal
 
 pytestmark = pytest.mark.usefixtures("x64")
 FRAMES, LENGTH = 60, 52

@@ -10,9 +10,9 @@ import optax
 import pytest
 
 import elbo
-import optim
-from models import hmm, latent_lm
-from models.families import Categorical
+from elbo import optim
+from elbo.models import hmm, latent_lm
+from elbo.models.families import Categorical
 
 SIZE = latent_lm.Size(symbols=3, states=2, past=2)
 FRAMES = 4

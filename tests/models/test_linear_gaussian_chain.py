@@ -11,10 +11,10 @@ import pytest
 import scipy.stats
 
 import elbo
-import optim
-from models import linear_gaussian_chain as chain
-from models.families import LinearGaussian, MultivariateNormal
-from models.families.estimate import estimate
+from elbo import optim
+from elbo.models import linear_gaussian_chain as chain
+from elbo.models.families import LinearGaussian, MultivariateNormal
+from elbo.models.families.estimate import estimate
 
 pytestmark = pytest.mark.usefixtures("x64")
 LATENT, WIDTH, FRAMES = 2, 3, 6

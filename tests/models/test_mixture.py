@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 import elbo
-import optim
-from models import mixture
-from models.families import Bernoulli, Categorical, MultivariateNormal, Normal, Poisson
-from models.kmeans import kmeans
+from elbo import optim
+from elbo.models import mixture
+from elbo.models.families import Bernoulli, Categorical, MultivariateNormal, Normal, Poisson
+from elbo.models.kmeans import kmeans
 
 CENTRES = jnp.array([[0.0, 0.0], [9.0, 0.0], [0.0, 9.0]])
 

@@ -6,9 +6,9 @@ import numpy as np
 import optax
 
 import elbo
-import optim
-from models import pcfg
-from models.families import Categorical
+from elbo import optim
+from elbo.models import pcfg
+from elbo.models.families import Categorical
 from tests.elbo.trees import arrays, listed
 
 N, P, V = 2, 2, 3

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from models import ppca
+from elbo.models import ppca
 
 YS = np.random.default_rng(0).normal(size=(10, 30)).astype(np.float32)  # centred, they have rank 9
 

@@ -5,9 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-import optim
-from models import factor_analysis, hmm, mixture
-from models.scales import scales
+from elbo import optim
+from elbo.models import factor_analysis, hmm, mixture
+from elbo.models.scales import scales
 
 NORMAL = np.random.default_rng(0).normal(size=201)
 NAN = np.full(201, np.nan)

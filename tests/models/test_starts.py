@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 import elbo
-import optim
-from models import factor_analysis, hmm, mixture
-from models.chunks import map_rows, sum_rows
-from models.families import Bernoulli, LinearGaussian, Normal, Poisson
+from elbo import optim
+from elbo.models import factor_analysis, hmm, mixture
+from elbo.models.chunks import map_rows, sum_rows
+from elbo.models.families import Bernoulli, LinearGaussian, Normal, Poisson
 
 N, D = 60, 3
 RNG = np.random.default_rng(0)

@@ -7,10 +7,10 @@ import optax
 import pytest
 
 import elbo
-import optim
+from elbo import optim
+from elbo.models import hmm, hmm_vae, mixture, vae
+from elbo.models.families import Bernoulli, Categorical, Normal, Poisson
 from elbo.polynomial import degree
-from models import hmm, hmm_vae, mixture, vae
-from models.families import Bernoulli, Categorical, Normal, Poisson
 
 FAMILIES = {
     "bits": (Bernoulli.create(jnp.array([[0.2, 0.7], [0.6, 0.5]])), jnp.array([0.0, 1.0])),

@@ -8,9 +8,9 @@ import pytest
 from flax import nnx
 
 import elbo
-import optim
-from models import vae
-from models.networks import MLP, functional
+from elbo import optim
+from elbo.models import vae
+from elbo.models.networks import MLP, functional
 
 
 @pytest.mark.parametrize("likelihood", ["bernoulli", "gaussian"])

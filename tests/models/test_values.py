@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import pytest
 
 import elbo
-from models import ctc, factor_analysis, hmm, hmm_vae, latent_lm, linear_gaussian_chain, mixture, pcfg, ppca, vae
+from elbo.models import ctc, factor_analysis, hmm, hmm_vae, latent_lm, linear_gaussian_chain, mixture, pcfg, ppca, vae
 
 
 def network(params, *inputs):

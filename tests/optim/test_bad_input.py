@@ -9,9 +9,9 @@ import optax
 import pytest
 
 import elbo
-import optim
-from models import factor_analysis, mixture, vae
-from models.families import Categorical, MultivariateNormal, PseudoData
+from elbo import optim
+from elbo.models import factor_analysis, mixture, vae
+from elbo.models.families import Categorical, MultivariateNormal, PseudoData
 
 from ..problems import start
 

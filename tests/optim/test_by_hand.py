@@ -11,9 +11,9 @@ from sklearn.decomposition import FactorAnalysis
 from sklearn.mixture import GaussianMixture
 
 import elbo
-import optim
-from models import factor_analysis, mixture, ppca
-from models.families import Categorical, MultivariateNormal, Normal
+from elbo import optim
+from elbo.models import factor_analysis, mixture, ppca
+from elbo.models.families import Categorical, MultivariateNormal, Normal
 
 from ..problems import LARGER, VALUES, random_weights, start, without_floor
 

@@ -10,10 +10,10 @@ import optax
 import pytest
 
 import elbo
-import optim
-from models import mixture
-from models.families import Bernoulli, PseudoData
-from optim import Info, Rule
+from elbo import optim
+from elbo.models import mixture
+from elbo.models.families import Bernoulli, PseudoData
+from elbo.optim import Info, Rule
 
 from ..problems import start
 

@@ -7,9 +7,9 @@ import optax
 import pytest
 
 import elbo
-import optim
-from models import mixture
-from models.families import Categorical
+from elbo import optim
+from elbo.models import mixture
+from elbo.models.families import Categorical
 
 from ..problems import PROBLEMS, start
 

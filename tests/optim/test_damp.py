@@ -9,9 +9,9 @@ import optax
 import pytest
 
 import elbo
-import optim
-from models import mixture
-from models.families import Categorical, MultivariateNormal, Normal
+from elbo import optim
+from elbo.models import mixture
+from elbo.models.families import Categorical, MultivariateNormal, Normal
 
 pytestmark = pytest.mark.usefixtures("x64")
 MODEL = mixture.model(2)

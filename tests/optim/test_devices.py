@@ -13,8 +13,9 @@ PROGRAM = """
 from functools import partial
 import jax, jax.numpy as jnp, numpy as np, optax
 from jax.sharding import AxisType, PartitionSpec
-import elbo, optim
-from models import factor_analysis, hmm, mixture
+import elbo
+from elbo import optim
+from elbo.models import factor_analysis, hmm, mixture
 
 points = jax.random.normal(jax.random.key(0), (16, 2))
 # to compile each rule with each model would take minutes: every rule with one, every model with em and another

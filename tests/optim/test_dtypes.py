@@ -7,9 +7,9 @@ import optax
 import pytest
 
 import elbo
-import optim
-from models import factor_analysis, hmm, mixture, vae
-from models.families import Bernoulli, Categorical, Normal, Poisson
+from elbo import optim
+from elbo.models import factor_analysis, hmm, mixture, vae
+from elbo.models.families import Bernoulli, Categorical, Normal, Poisson
 
 KEY = jax.random.key(0)
 

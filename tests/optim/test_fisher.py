@@ -7,9 +7,9 @@ import optax
 import pytest
 
 import elbo
-import optim
-from models import factor_analysis
-from models.families import PseudoData
+from elbo import optim
+from elbo.models import factor_analysis
+from elbo.models.families import PseudoData
 
 from ..problems import PROBLEMS, start
 

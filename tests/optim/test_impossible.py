@@ -7,8 +7,8 @@ import optax
 import pytest
 
 import elbo
-import optim
-from models.families import Categorical
+from elbo import optim
+from elbo.models.families import Categorical
 
 KEY = jax.random.key(0)
 POSSIBLE = jnp.array([True, True, False])

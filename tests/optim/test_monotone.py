@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import elbo
-import optim
+from elbo import optim
 
 from ..problems import LARGER, PROBLEMS, SMALL, arrays, prior_of, random_weights, stack, without_floor
 

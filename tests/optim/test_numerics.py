@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 import elbo
-import optim
-from models import factor_analysis, mixture
-from models.families import Bernoulli, Categorical, LinearGaussian, MultivariateNormal, Normal, Poisson
+from elbo import optim
+from elbo.models import factor_analysis, mixture
+from elbo.models.families import Bernoulli, Categorical, LinearGaussian, MultivariateNormal, Normal, Poisson
 
 from ..problems import PROBLEMS, SMALL, random_weights, start
 

@@ -12,8 +12,8 @@ import scipy.optimize
 import scipy.stats
 
 import elbo
-import optim
-from models.families import Categorical, Normal, Poisson
+from elbo import optim
+from elbo.models.families import Categorical, Normal, Poisson
 
 RNG = np.random.default_rng(0)
 

@@ -10,8 +10,8 @@ import optax
 import pytest
 
 import elbo
-import optim
-from optim import Info, Reason, Rule
+from elbo import optim
+from elbo.optim import Info, Reason, Rule
 
 from ..problems import start
 
@@ -135,9 +135,9 @@ def test_fit_from_shared_buffers_leaves_the_callers_arrays_alone(em):
 def test_interrupting_keeps_the_last_parameters(em, monkeypatch):
     rule, params, ys = em
 
-    from optim import fit as module_function  # noqa: F401 - the module is shadowed by the function in the package
+    from elbo.optim import fit as module_function  # noqa: F401 - the module is shadowed by the function in the package
 
-    module = sys.modules["optim.fit"]
+    module = sys.modules["elbo.optim.fit"]
     real, calls = module._block, []
 
     def block(*args, **kwargs):

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from optim import sharing
+from elbo.optim import sharing
 
 
 def share(f):

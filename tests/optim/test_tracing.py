@@ -13,8 +13,8 @@ import pytest
 from jax.sharding import AbstractMesh, AxisType, PartitionSpec
 
 import elbo
-import optim
-from models import factor_analysis
+from elbo import optim
+from elbo.models import factor_analysis
 
 from ..problems import arrays, start
 
@@ -130,7 +130,8 @@ EIGHT = """
 import jax, jax.numpy as jnp, numpy as np, optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 assert jax.device_count() == 8
-import elbo, optim
+import elbo
+from elbo import optim
 from tests.optim.test_tracing import rule_table
 from tests.problems import start, Sizes
 model, params, ys = start("ppca", sizes=Sizes(64, 3, 2))

@@ -10,8 +10,8 @@ import numpy as np
 import scipy.special
 import scipy.stats
 
-from models.families import Bernoulli, Categorical, LinearGaussian, MultivariateNormal, Normal, Poisson
-from models.families.estimate import weighted_statistics as sum_statistics
+from elbo.models.families import Bernoulli, Categorical, LinearGaussian, MultivariateNormal, Normal, Poisson
+from elbo.models.families.estimate import weighted_statistics as sum_statistics
 
 D, P, V = 3, 2, 4
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from elbo import IMPOSSIBLE
-from models.families import Bernoulli, LinearGaussian, Normal, PseudoScale
+from elbo.models.families import Bernoulli, LinearGaussian, Normal, PseudoScale
 
 from .cases import (
     CASES,

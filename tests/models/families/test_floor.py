@@ -9,9 +9,9 @@ import optax
 import pytest
 
 import elbo
-import optim
-from models import mixture
-from models.families import Categorical, LinearGaussian, MultivariateNormal, Normal
+from elbo import optim
+from elbo.models import mixture
+from elbo.models.families import Categorical, LinearGaussian, MultivariateNormal, Normal
 
 from .cases import CASES, GAUSSIAN, D, covariance, create_full, estimate, log_probs
 

@@ -7,8 +7,8 @@ import pytest
 import scipy.stats
 
 from elbo import LOG_ZERO, is_family, is_feasible
+from elbo.models.families import Bernoulli, Categorical, LinearGaussian, MultivariateNormal, Normal, Poisson
 from elbo.polynomial import degree
-from models.families import Bernoulli, Categorical, LinearGaussian, MultivariateNormal, Normal, Poisson
 
 from .cases import CASES, PLAIN, D, P, V, draw, log_probs, weighted_statistics
 

@@ -10,7 +10,7 @@ import scipy.stats
 from hypothesis import given
 from hypothesis import strategies as st
 
-from models.families import Bernoulli, Categorical, Normal, Poisson, PseudoData, PseudoScale
+from elbo.models.families import Bernoulli, Categorical, Normal, Poisson, PseudoData, PseudoScale
 
 from .cases import (
     CASES,

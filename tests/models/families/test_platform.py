@@ -9,8 +9,8 @@ import numpy as np
 import optax
 import pytest
 
-from models.families import LinearGaussian, PseudoData, PseudoScale
-from models.families.estimate import weighted_statistics as sum_statistics
+from elbo.models.families import LinearGaussian, PseudoData, PseudoScale
+from elbo.models.families.estimate import weighted_statistics as sum_statistics
 
 from .cases import (
     CASES,

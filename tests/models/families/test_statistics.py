@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 import elbo
-from models.families import Categorical, LinearGaussian, Normal
-from optim.statistics import expected_statistics
+from elbo.models.families import Categorical, LinearGaussian, Normal
+from elbo.optim.statistics import expected_statistics
 
 from .cases import CASES, PLAIN, log_probs, numpy, weighted_statistics, wsum
 
