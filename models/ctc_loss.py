@@ -7,8 +7,8 @@ import jax
 import jax.numpy as jnp
 
 import elbo
-from elbo.posteriors import alignment_passes
-from elbo.posteriors.alignment_path import Sizes, States, clean
+from elbo.posteriors.alignment import passes as alignment_passes
+from elbo.posteriors.alignment.path import Sizes, States, clean
 
 FEW = 256  # up to so many symbols a product with one-hot rows is faster than gathering and scattering on a CPU
 

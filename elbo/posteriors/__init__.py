@@ -1,18 +1,17 @@
-"""One file per structure of the latent: its posterior, and the value that names the structure to `exact`."""
+"""One file or folder a structure of the latent: its posterior, and the value that names the structure to `exact`."""
 
 from .alignment import Alignment, alignment
 from .bernoulli import Bernoulli, bernoulli
 from .categorical import Categorical, categorical
-from .chain import Chain, chain
-from .chain_path import Path
+from .chain import Chain, Path, chain
 from .derive import StructureError
 from .gaussian_chain import GaussianChain, gaussian_chain
 from .multivariate_normal import MultivariateNormal, gaussian
 from .nested import Nested
 from .normal import Normal
 from .protocol import Posterior, Structure, prepared
-from .tree import Tree, tree
-from .tree_parse import Parse, Spans
+from .semi_markov import Segmentation, Segments, SemiMarkov, semi_markov
+from .tree import Parse, Spans, Tree, tree
 
 __all__ = [
     "Alignment",
@@ -26,6 +25,9 @@ __all__ = [
     "Parse",
     "Path",
     "Posterior",
+    "Segmentation",
+    "Segments",
+    "SemiMarkov",
     "Spans",
     "Structure",
     "StructureError",
@@ -37,5 +39,6 @@ __all__ = [
     "gaussian",
     "gaussian_chain",
     "prepared",
+    "semi_markov",
     "tree",
 ]

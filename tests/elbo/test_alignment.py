@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 
 import elbo
 from elbo import LOG_ZERO, Alignment, Labelled, Padded, StructureError
-from elbo.posteriors import alignment_log, alignment_passes
-from elbo.posteriors.alignment_path import join
+from elbo.posteriors.alignment import log_space as alignment_log
+from elbo.posteriors.alignment import passes as alignment_passes
+from elbo.posteriors.alignment.path import join
 
 from .alignments import enumerated, listed, smoothed
 

@@ -7,7 +7,7 @@ import elbo
 from elbo import LOG_ZERO, Chain, Padded, Path, StructureError
 from elbo.models.families import Categorical
 from elbo.polynomial import degree
-from elbo.posteriors import chain_log
+from elbo.posteriors.chain import log_space as chain_log
 
 from .chains import enumerated, listed, random_chain, scores, stack
 

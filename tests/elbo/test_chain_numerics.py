@@ -8,7 +8,9 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from elbo import LOG_ZERO, Chain
-from elbo.posteriors import chain_log, chain_passes, chain_scaled
+from elbo.posteriors.chain import log_space as chain_log
+from elbo.posteriors.chain import passes as chain_passes
+from elbo.posteriors.chain import scaled as chain_scaled
 
 from .chains import forbidden, random_chain, smoothed, stack
 
@@ -51,7 +53,10 @@ KINDS = [left_to_right, reversing, hard_zeros, rough]
 
 def rescaled(q):
     p, n = q._raw()
-    return {"smooth": chain_passes.scaled(p).smooth(p, n), "value": chain_passes.scaled(p).log_partition(p, n)}
+    return {
+        "smooth": chain_passes.in_probabilities(p).smooth(p, n),
+        "value": chain_passes.in_probabilities(p).log_partition(p, n),
+    }
 
 
 @jax.vmap

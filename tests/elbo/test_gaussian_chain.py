@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import elbo
-from elbo.posteriors import gaussian_chain_passes as passes
+from elbo.posteriors.gaussian_chain import passes as passes
 
 from .problems import normal, within
 

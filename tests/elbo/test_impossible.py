@@ -5,12 +5,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from elbo import LOG_ZERO, Alignment, Chain, Tree
+from elbo import LOG_ZERO, Alignment, Chain, SemiMarkov, Tree
 from elbo.numerics import IMPOSSIBLE
 
 from .alignments import enumerated as listed_alignments
 from .chains import enumerated as listed_chains
 from .chains import random_chain
+from .segmentations import enumerated as listed_segmentations
+from .segmentations import random_semi_markov
 from .trees import enumerated as listed_trees
 from .trees import random_tree
 
@@ -31,6 +33,21 @@ def chains(homogeneous):
     ]
     wrong = [make(states=q.states.at[1, 1].set(jnp.nan)), make(states=q.states.at[2, 0].set(jnp.inf))]
     return q, listed_chains(q)["log_partition"], impossible, [*wrong, make(length=0), make(length=5)]
+
+
+def segmentations(by_frame):
+    q = random_semi_markov(5, 4, 2, 2, by_frame=by_frame, length=3)
+    make = lambda initial=q.initial, transitions=q.transitions, durations=q.durations, states=q.states, length=3: (
+        SemiMarkov(initial, transitions, durations, states, jnp.array(length, jnp.int32))
+    )
+    impossible = [
+        make(initial=jnp.full(2, -jnp.inf)),
+        make(transitions=jnp.full((2, 2), LOG_ZERO)),  # three frames are more than one segment
+        make(states=q.states.at[1].set(-jnp.inf)),
+        make(durations=q.durations.at[..., 0].set(LOG_ZERO)),  # an odd number is no sum of twos
+    ]
+    wrong = [make(states=q.states.at[1, 1].set(jnp.nan)), make(states=q.states.at[2, 0].set(jnp.inf))]
+    return q, listed_segmentations(q)["log_partition"], impossible, [*wrong, make(length=0), make(length=5)]
 
 
 def trees():
@@ -70,6 +87,8 @@ def alignments():
 TABLE = {
     "chain": lambda: chains(True),
     "chain of steps": lambda: chains(False),
+    "semi-Markov": lambda: segmentations(False),
+    "semi-Markov by frame": lambda: segmentations(True),
     "tree": trees,
     "alignment": alignments,
 }

@@ -13,8 +13,12 @@ import elbo
 from benchmarks.peers import reference_tree
 from elbo import LOG_ZERO, Padded, StructureError, Tree
 from elbo.numerics import IMPOSSIBLE
-from elbo.posteriors import tree_chart, tree_log, tree_outside, tree_passes, tree_scaled
-from elbo.posteriors.tree_parse import shift
+from elbo.posteriors.tree import charts as tree_chart
+from elbo.posteriors.tree import log_space as tree_log
+from elbo.posteriors.tree import outside as tree_outside
+from elbo.posteriors.tree import passes as tree_passes
+from elbo.posteriors.tree import scaled as tree_scaled
+from elbo.posteriors.tree.parse import shift
 
 from .trees import (
     SIZES,

@@ -1,0 +1,64 @@
+"""The derivative rules that ln Z and the marginals of every structure have."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+Tree = Any
+
+
+def inner(a: Tree, b: Tree) -> jax.Array:
+    """⟨a, b⟩ of two pytrees of arrays, a scalar, linear in both."""
+    # sums, for a batch of short dot products is slow on a CPU
+    products = jax.tree.leaves(jax.tree.map(lambda x, y: jnp.sum(x * y), a, b))
+    return sum(products[1:], products[0])
+
+
+def differentiable(
+    log_partition: Callable[[Tree, Tree], jax.Array],
+    smooth: Callable[[Tree, Tree], tuple],
+    slow: Callable[[Tree, Tree], tuple],
+    clean: Callable[[Tree, Tree], Tree] | None = None,
+) -> tuple[Callable[[Tree, Tree], jax.Array], Callable[[Tree, Tree], tuple]]:
+    """log_partition and smooth, jit-compiled, with derivatives of any order in the potentials.
+
+    d ln Z = ⟨marginals, d potentials⟩. The marginals have the derivatives of `slow`, plain arithmetic without rules of
+    its own; where only ln Z is differentiated once, nothing asks for it.
+
+    Args:
+      log_partition: `log_partition(potentials, sizes)` -> ln Z, however it is computed.
+      smooth: `smooth(potentials, sizes)` -> ln Z, marginals, and more of the same kind.
+      slow: the same as smooth, differentiable by JAX.
+      clean: what the three do first with the potentials, if it hides some of them: no tangent comes from those.
+    """
+
+    def slope(marginals, primals, tangents):
+        tangent = tangents[0]
+        if clean is not None:
+            _, tangent = jax.jvp(lambda p: clean(p, primals[1]), (primals[0],), (tangent,))
+        return inner(tangent, marginals)
+
+    @jax.custom_jvp
+    @jax.jit
+    def value(potentials, sizes):
+        return log_partition(potentials, sizes)
+
+    @jax.custom_jvp
+    @jax.jit
+    def both(potentials, sizes):
+        return smooth(potentials, sizes)
+
+    @value.defjvp
+    def _value_jvp(primals, tangents):
+        log_z, marginals, *_ = both(*primals)
+        return log_z, slope(marginals, primals, tangents)
+
+    @both.defjvp
+    def _both_jvp(primals, tangents):
+        out = both(*primals)
+        _, slopes = jax.jvp(lambda p: slow(p, primals[1])[1:], (primals[0],), (tangents[0],))
+        return out, (slope(out[1], primals, tangents), *slopes)
+
+    return value, both
