@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 import elbo
 from elbo import LOG_ZERO, Alignment, Labelled, Padded, StructureError
 from elbo.posteriors.alignment import log_space as alignment_log
-from elbo.posteriors.alignment import passes as alignment_passes
 from elbo.posteriors.alignment.path import join
+from elbo.posteriors.structured.rules import inner
 
 from .alignments import enumerated, listed, smoothed
 
@@ -304,7 +304,7 @@ def test_float32_under_x64(x64, key):
     single = Alignment(q.states.astype(jnp.float32), q.repeats, q.length, q.count)
     out = jax.eval_shape(lambda q: (q.log_partition(), q.mean(), q.entropy(), q.mode(), q.sample(key)), single)
     assert {a.dtype for a in jax.tree.leaves(out)} == {jnp.dtype(jnp.float32)}
-    assert alignment_passes.inner(*[split_of(single)] * 2).dtype == jnp.float32
+    assert inner(*[split_of(single)] * 2).dtype == jnp.float32
 
 
 def split_of(q):
