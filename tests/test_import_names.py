@@ -27,11 +27,8 @@ print(elbo.__file__)
 
 def is_editable_here() -> bool:
     """Whether this folder is what `pip install -e` has installed."""
-    try:
-        told = metadata.distribution("jax-elbo").read_text("direct_url.json") or "{}"
-    except metadata.PackageNotFoundError:
-        return False
-    return json.loads(told).get("url") == ROOT.as_uri()
+    every = (found.read_text("direct_url.json") or "{}" for found in metadata.distributions(name="jax-elbo"))
+    return any(json.loads(told).get("url") == ROOT.as_uri() for told in every)
 
 
 def program_of_a_user(folder: Path, path: Path | None) -> str:

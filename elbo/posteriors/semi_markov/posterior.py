@@ -140,7 +140,8 @@ class semi_markov:  # noqa: N801 - reads as a function: exact(log_joint, semi_ma
         sequence = padded(y)
         size, frames, lasts = self.states, sequence.frames, (self.states, self.longest)
         shape: Any = ((size,), (size, size), lasts if self.homogeneous else (frames, *lasts), (frames, size))
-        return SemiMarkov(*affine_potentials(log_joint, Segments(*shape)), sequence.length)
+        potentials = affine_potentials(log_joint, Segments(*shape))
+        return SemiMarkov(**potentials._asdict(), length=sequence.length)
 
 
 def _check(q: SemiMarkov) -> None:

@@ -1,5 +1,6 @@
 """The derivative rules that ln Z and the marginals of every structure have."""
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -12,8 +13,8 @@ Tree = Any
 def inner(a: Tree, b: Tree) -> jax.Array:
     """⟨a, b⟩ of two pytrees of arrays, a scalar, linear in both."""
     # sums, for a batch of short dot products is slow on a CPU
-    products = jax.tree.leaves(jax.tree.map(lambda x, y: jnp.sum(x * y), a, b))
-    return sum(products[1:], products[0])
+    first, *rest = jax.tree.leaves(jax.tree.map(lambda x, y: jnp.sum(x * y), a, b))
+    return functools.reduce(jnp.add, rest, first)
 
 
 def differentiable(
