@@ -1,7 +1,10 @@
-"""Versions of jaxlib whose CPU compiler gives wrong numbers."""
+"""What depends on the platform: the form of a computation that suits it, and jaxlib versions that are wrong on CPUs."""
 
 import warnings
+from collections.abc import Callable
+from typing import Any
 
+import jax
 import jaxlib
 
 WRONG_NUMBERS = ("0.10.2",)
@@ -21,3 +24,17 @@ def warn_if_unsound(version: str = jaxlib.__version__) -> None:
             RuntimeWarning,
             stacklevel=3,
         )
+
+
+def by_platform(*args: Any, cpu: Callable[..., Any], default: Callable[..., Any]) -> Any:
+    """cpu(*args) on a CPU, default(*args) elsewhere; both give the same numbers.
+
+    That is `jax.lax.platform_dependent`, but where CPUs are what JAX runs on, the other form is not even traced: that
+    takes as long as the rest of a step. A program that is exported from there to an accelerator has the CPU's form.
+
+    >>> by_platform(2.0, cpu=lambda x: x + x, default=lambda x: 2 * x)
+    4.0
+    """
+    if jax.default_backend() == "cpu":
+        return cpu(*args)
+    return jax.lax.platform_dependent(*args, cpu=cpu, default=default)

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 import elbo
+from elbo.platform import by_platform
 from elbo.posteriors.alignment import passes as alignment_passes
 from elbo.posteriors.alignment.path import Sizes, States, clean
 
@@ -99,7 +100,7 @@ def log_normalizer(logits: jax.Array) -> Normalizer:
 
     if logits.shape[-1] <= FEW:
         return normalizer(logits)
-    return jax.lax.platform_dependent(logits, cpu=in_turn, default=normalizer)
+    return by_platform(logits, cpu=in_turn, default=normalizer)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))

@@ -61,7 +61,7 @@ for module, (ys, size, names) in TABLE.items():
         return jax.tree.map(lambda a: jnp.asarray(a)[None], every)
 
     right, em, moved = jax.jit(alone)(params, ys)
-    for check, rules in ((True, names), (False, ())):
+    for check, rules in ((True, names), *([(False, ())] if module is mixture else [])):
         spread = jax.shard_map(partial(mine, rules), mesh=mesh, in_specs=(whole, data), out_specs=data, check_vma=check)
         summed, first, seen = jax.jit(spread)(params, ys)
         for device in range(4):

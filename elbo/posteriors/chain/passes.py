@@ -4,6 +4,7 @@ from typing import Any
 
 import jax
 
+from ...platform import by_platform
 from ..structured.batching import unless
 from ..structured.rules import differentiable
 from . import log_space, scaled, steps
@@ -12,16 +13,12 @@ from .path import Path, clean
 
 def _log_partition(potentials: Path, length: jax.Array) -> jax.Array:
     """ln Z: forwards in time on a CPU, in parallel elsewhere."""
-    return jax.lax.platform_dependent(
-        potentials, length, cpu=_forwards, default=lambda p, n: log_space.parallel(clean(p, n), n)[0]
-    )
+    return by_platform(potentials, length, cpu=_forwards, default=lambda p, n: log_space.parallel(clean(p, n), n)[0])
 
 
 def _smooth(potentials: Path, length: jax.Array) -> tuple[jax.Array, Path]:
     """ln Z and the marginals: forwards and backwards in time on a CPU, in parallel elsewhere."""
-    return jax.lax.platform_dependent(
-        potentials, length, cpu=_both_ways, default=lambda p, n: log_space.parallel(clean(p, n), n)
-    )
+    return by_platform(potentials, length, cpu=_both_ways, default=lambda p, n: log_space.parallel(clean(p, n), n))
 
 
 def _forwards(potentials: Path, length: jax.Array) -> jax.Array:

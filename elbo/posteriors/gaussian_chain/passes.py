@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from ...linalg import cholesky, matmul, triangular_inverse, triangularize
+from ...platform import by_platform
 
 
 class Rows(NamedTuple):
@@ -232,7 +233,7 @@ def _previous(a: jax.Array) -> jax.Array:
 
 
 def _on_platform(sequential: Callable, parallel: Callable, *args):
-    return jax.lax.platform_dependent(*args, cpu=sequential, default=parallel)
+    return by_platform(*args, cpu=sequential, default=parallel)
 
 
 def _transpose(a: jax.Array) -> jax.Array:
