@@ -1,6 +1,6 @@
 """Does a new model keep its promises? A report in plain words, made on a few data."""
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -11,8 +11,7 @@ from .model import Model, Params
 from .numerics import widen
 from .objective import batch_length
 from .promises import DEFAULT, NEEDED, PROMISES, Trial
-
-Tree = Any
+from .types import PyTree
 
 
 class Check(NamedTuple):
@@ -40,7 +39,7 @@ class Report(NamedTuple):
 def check_model(
     model: Model,
     params: Params,
-    ys: Tree,
+    ys: PyTree,
     *,
     key: jax.Array | None = None,
     tolerance: float | None = None,

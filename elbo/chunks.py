@@ -7,7 +7,8 @@ import jax
 import numpy as np
 from jax.extend.core import Jaxpr
 
-Tree = Any
+from .types import PyTree
+
 ChunkSize = int | Literal["auto"] | None
 
 SMALLEST = 32
@@ -16,7 +17,7 @@ _LIKELY = 8  # no array of f is often more times the largest one of the data
 _CPU_BYTES, _ACCELERATOR_BYTES = 3 << 20, 1 << 28
 
 
-def automatic_size(f: Callable[..., Tree], shared: Tree, data: Tree) -> int:
+def automatic_size(f: Callable[..., PyTree], shared: PyTree, data: PyTree) -> int:
     """How many data to take in one go: so many that the largest array of f(shared, *data) has 3 MB (a CPU's cache).
 
     On an accelerator 256 MB, for there it is the memory that counts; at least 32 data. `data` is a tuple of pytrees
@@ -37,7 +38,7 @@ def automatic_size(f: Callable[..., Tree], shared: Tree, data: Tree) -> int:
         return size
     fits = min(size, max(SMALLEST, int(budget * _PROBE / largest(_PROBE)) // SMALLEST * SMALLEST))
     count = -(-size // fits)
-    # where much would be looked at twice, chunks of one size, which need not be a multiple of anything
+    # where many data would be in two chunks, chunks of one size, which need not be a multiple of anything
     return fits if count * fits <= 1.1 * size else -(-size // count)
 
 

@@ -4,15 +4,15 @@ from typing import Any
 
 import jax
 
-Tree = Any
+from .types import PyTree
 
 
-def axes_of(*trees: Tree) -> frozenset:
+def axes_of(*trees: PyTree) -> frozenset:
     """The mesh axes that any of the arrays vary over; none outside of a shard_map, or without its check_vma."""
     return frozenset().union(*(varies_over(jax.typeof(leaf)) for leaf in jax.tree.leaves(trees)))
 
 
-def varying(tree: Tree, axes: frozenset) -> Tree:
+def varying(tree: PyTree, axes: frozenset) -> PyTree:
     """The same arrays, said to vary over these axes (and those that they vary over already).
 
     Each device then has its own: JAX sums the gradient in an array that is the same on all devices over them, and

@@ -1,7 +1,5 @@
 """Does q draw what is impossible? L is −∞ then, which the draws that happen to be possible do not tell."""
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 
@@ -10,14 +8,14 @@ from .exact import ExactEncoder, terms
 from .model import Model, Params
 from .numerics import IMPOSSIBLE, widen
 from .polynomial import meets
+from .types import PyTree
 
-Tree = Any
 _LARGE = 1e18  # squares overflow not far from here
 _DECIDES = {"select_n", "cond", "while", "log"}
 
 
 def draws_the_impossible(
-    model: Model, params: Params, y: Tree, key: jax.Array, estimator: Estimator | None = None
+    model: Model, params: Params, y: PyTree, key: jax.Array, estimator: Estimator | None = None
 ) -> jax.Array:
     """Whether q(z|y) of a datum has mass on z with P(z, y) = 0, although the datum is possible; a bool scalar.
 
@@ -52,7 +50,7 @@ def draws_the_impossible(
     return jnp.any(values <= IMPOSSIBLE) & jnp.any(values > IMPOSSIBLE)
 
 
-def may_draw_the_impossible(model: Model, params: Params, y: Tree) -> bool:
+def may_draw_the_impossible(model: Model, params: Params, y: PyTree) -> bool:
     """Whether that can be, as far as the structure of one datum shows; costs tracing time only.
 
     Not where the encoder is exact. A z that has a density is impossible only where log_joint asks (a comparison decides

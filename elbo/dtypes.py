@@ -11,11 +11,10 @@ import jax.numpy as jnp
 
 from .family import is_family
 from .numerics import LOG_ZERO, widen
+from .types import PyTree
 
-Tree = Any
 
-
-def widened(params: Tree) -> Tree:
+def widened(params: PyTree) -> PyTree:
     """The parameters with families of less than float32 in float32; networks keep their dtype.
 
     >>> widened({"kernel": jnp.ones(2, jnp.bfloat16)})["kernel"].dtype
@@ -24,13 +23,13 @@ def widened(params: Tree) -> Tree:
     return jax.tree.map(lambda node: jax.tree.map(_wide, node) if is_family(node) else node, params, is_leaf=is_family)
 
 
-def dtype_of(params: Tree) -> Any:
+def dtype_of(params: PyTree) -> Any:
     """The floating-point dtype that these parameters compute in; JAX's default without a floating-point number."""
     kinds = [leaf.dtype for leaf in map(jnp.asarray, jax.tree.leaves(widened(params))) if _is_floating(leaf)]
     return jnp.result_type(*kinds) if kinds else jnp.result_type(float)
 
 
-def converted(ys: Tree, dtype: Any) -> Tree:
+def converted(ys: PyTree, dtype: Any) -> PyTree:
     """Data as a model computes with them: floating-point arrays of this dtype, integers of 32 bits or more.
 
     A length or a number of values does not fit into an int8, and would wrap around there.

@@ -11,8 +11,8 @@ from .polynomial import KINDS, Dependence, dependence
 from .posteriors import Posterior, StructureError, prepared
 from .posteriors.derive import met
 from .posteriors.protocol import require_posterior
+from .types import PyTree
 
-Tree = Any
 CHOICES = (
     "Exact() (f affine in z, or quadratic and q Gaussian), Enumerated() (q.support() lists z), "
     "Reparameterized(samples) (q Gaussian), ScoreFunction(samples) (any q; unbiased), Relaxed(temperature) (q has "
@@ -25,7 +25,7 @@ MOST_VALUES = 1024
 class Estimator(Protocol):
     """A way to take an expectation under a posterior."""
 
-    def __call__(self, f: Callable[[Tree], Tree], q: Posterior, key: jax.Array | None) -> Tree:
+    def __call__(self, f: Callable[[PyTree], PyTree], q: Posterior, key: jax.Array | None) -> PyTree:
         """E_q f(z) for f that returns a pytree of scalars."""
         ...
 
@@ -41,7 +41,7 @@ class Exact:
     2.0
     """
 
-    def __call__(self, f: Callable[[Tree], Tree], q: Posterior, key: jax.Array | None = None) -> Tree:
+    def __call__(self, f: Callable[[PyTree], PyTree], q: Posterior, key: jax.Array | None = None) -> PyTree:
         """E_q f(z)."""
         found = _dependence(f, q)
         if not _is_exact(found, q):
@@ -67,7 +67,7 @@ class Enumerated:
     2.2887
     """
 
-    def __call__(self, f: Callable[[Tree], Tree], q: Posterior, key: jax.Array | None = None) -> Tree:
+    def __call__(self, f: Callable[[PyTree], PyTree], q: Posterior, key: jax.Array | None = None) -> PyTree:
         """E_q f(z)."""
         if not hasattr(q, "support"):
             raise StructureError(f"estimator: Enumerated() needs a posterior with support(), got {type(q).__name__}")
@@ -96,7 +96,7 @@ class Reparameterized:
         if self.samples < 1:
             raise ValueError(f"samples: got {self.samples}, expected at least one draw per datum")
 
-    def __call__(self, f: Callable[[Tree], Tree], q: Posterior, key: jax.Array | None) -> Tree:
+    def __call__(self, f: Callable[[PyTree], PyTree], q: Posterior, key: jax.Array | None) -> PyTree:
         """E_q f(z), unbiased."""
         key = require_key(key, "Reparameterized()")
         if not getattr(q, "reparameterized", False):
@@ -129,7 +129,7 @@ class Automatic:
 
     otherwise: Estimator | None = None
 
-    def __call__(self, f: Callable[[Tree], Tree], q: Posterior, key: jax.Array | None = None) -> Tree:
+    def __call__(self, f: Callable[[PyTree], PyTree], q: Posterior, key: jax.Array | None = None) -> PyTree:
         """E_q f(z)."""
         chosen = self.choose(f, q)
         if key is None and isinstance(chosen, Reparameterized):
@@ -140,7 +140,7 @@ class Automatic:
             )
         return chosen(f, q, key)
 
-    def choose(self, f: Callable[[Tree], Tree], q: Posterior) -> Estimator:
+    def choose(self, f: Callable[[PyTree], PyTree], q: Posterior) -> Estimator:
         """The estimator that fits f and q."""
         found = _dependence(f, q)
         if _is_exact(found, q):
@@ -179,7 +179,7 @@ def support_size(q: Posterior) -> int | None:
 
 
 def expect_with_entropy(
-    f: Callable[[Tree], tuple], q: Posterior, estimator: Estimator, key: jax.Array | None
+    f: Callable[[PyTree], tuple], q: Posterior, estimator: Estimator, key: jax.Array | None
 ) -> tuple[tuple, jax.Array]:
     """E_q of each term of a tuple-valued f, and H(q): the two parts of the objective, of one datum.
 
@@ -208,7 +208,7 @@ def expect_with_entropy(
     return values, outer + inner
 
 
-def expect_terms(f: Callable[[Tree], tuple], q: Posterior, estimator: Estimator, key: jax.Array | None) -> tuple:
+def expect_terms(f: Callable[[PyTree], tuple], q: Posterior, estimator: Estimator, key: jax.Array | None) -> tuple:
     """E_q of each term of a tuple-valued f, each by itself; terms that are sampled share their samples."""
     count = len(jax.eval_shape(f, q.mean()))
     return tuple(estimator(_term(f, i), q, key) for i in range(count))
@@ -226,15 +226,15 @@ def require_draws(key: jax.Array | None, samples: int, name: str) -> jax.Array:
     return jax.random.split(require_key(key, name), samples)
 
 
-def _term(f: Callable[[Tree], tuple], i: int) -> Callable[[Tree], Tree]:
+def _term(f: Callable[[PyTree], tuple], i: int) -> Callable[[PyTree], PyTree]:
     return lambda z: f(z)[i]  # a pytree itself where statistics come with the value
 
 
-def _leaf(f: Callable[[Tree], Tree], i: int) -> Callable[[Tree], jax.Array]:
+def _leaf(f: Callable[[PyTree], PyTree], i: int) -> Callable[[PyTree], jax.Array]:
     return lambda z: jax.tree.leaves(f(z))[i]
 
 
-def _dependence(f: Callable[[Tree], Tree], q: Posterior) -> Dependence:
+def _dependence(f: Callable[[PyTree], PyTree], q: Posterior) -> Dependence:
     return dependence(f, jax.eval_shape(q.mean))
 
 

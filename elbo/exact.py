@@ -11,11 +11,10 @@ import jax.numpy as jnp
 
 from .numerics import widen
 from .posteriors import Posterior, Structure
+from .types import PyTree
 
-Tree = Any
 
-
-def terms(log_joint: Callable[..., Any], *args: Tree) -> tuple[jax.Array, ...]:
+def terms(log_joint: Callable[..., Any], *args: PyTree) -> tuple[jax.Array, ...]:
     """ln P_Θ(z, y) as a tuple of terms, whatever log_joint returned; raises unless each is a floating-point scalar."""
     out = log_joint(*args)
     out = tuple(out) if isinstance(out, (tuple, list)) else (out,)
@@ -38,12 +37,12 @@ class ExactEncoder:
     log_joint: Callable[..., Any]
     structure: Structure
 
-    def __call__(self, psi: Tree, y: Tree) -> Posterior:
+    def __call__(self, psi: PyTree, y: PyTree) -> Posterior:
         """The posterior of one datum under the parameters psi."""
         y = widen(y)
         return self.structure.posterior(lambda z: reduce(add, terms(self.log_joint, psi, z, y)), y)
 
-    def e_step(self, theta: Tree, psi: Tree) -> Tree:
+    def e_step(self, theta: PyTree, psi: PyTree) -> PyTree:
         """The exact E step, argmax over Ψ of L: the copy Ψ ← Θ."""
         del psi
         return theta

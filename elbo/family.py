@@ -9,8 +9,8 @@ import jax
 import jax.numpy as jnp
 
 from .marks import Probe, enter, mark
+from .types import PyTree
 
-Tree = Any
 Method = TypeVar("Method", bound=Callable[..., jax.Array])
 
 
@@ -50,19 +50,19 @@ class Family(Protocol):
 
     tap: Any
 
-    def zero_statistics(self) -> Tree:
+    def zero_statistics(self) -> PyTree:
         """Statistics of no data: a pytree of zeros, shaped like Σ T(x)."""
         ...
 
-    def maximize(self, statistics: Tree) -> "Family":
+    def maximize(self, statistics: PyTree) -> "Family":
         """The argmax over the family of `log_likelihood(statistics)`; an empty component keeps its parameters."""
         ...
 
-    def log_likelihood(self, statistics: Tree) -> jax.Array:
+    def log_likelihood(self, statistics: PyTree) -> jax.Array:
         """Σ ln p(x) of the data behind the statistics, up to terms free of the parameters; linear in them; a scalar."""
         ...
 
-    def empty(self, statistics: Tree) -> jax.Array:
+    def empty(self, statistics: PyTree) -> jax.Array:
         """Which components the statistics hold no data of; bool, the family's batch shape."""
         ...
 
@@ -96,7 +96,7 @@ def density(log_prob: Method) -> Method:
     return marked  # type: ignore[return-value]
 
 
-def tapped(contract, value: jax.Array, tap: Tree, *residuals: jax.Array) -> jax.Array:
+def tapped(contract, value: jax.Array, tap: PyTree, *residuals: jax.Array) -> jax.Array:
     """`value`, with ⟨tap, T⟩ added to its derivative only: the forward pass computes nothing for the tap.
 
     Args:
@@ -130,7 +130,7 @@ def _tapped_jvp(contract, primals, tangents):
     return value, dvalue + change
 
 
-def with_tap(family: F, tap: Tree) -> F:
+def with_tap(family: F, tap: PyTree) -> F:
     """The family with its tap set."""
     return dataclasses.replace(family, tap=tap)  # type: ignore[type-var]
 

@@ -14,9 +14,9 @@ from .family import is_family, with_tap
 from .numerics import IMPOSSIBLE
 from .posteriors import StructureError, prepared
 from .promises import NO_KEY, Trial, moments
+from .types import PyTree
 from .untapped import require_taps
 
-Tree = Any
 _LOOK = "Look at log_likelihood, and at the contract and the residuals that its log_prob gives elbo.tapped"
 
 
@@ -72,7 +72,7 @@ class _Families:
     names: list[str]
     start: list
     affine: bool
-    posteriors: Tree
+    posteriors: PyTree
 
     def complaints(self) -> dict[str, str]:
         """Of each family that breaks a promise, the first."""
@@ -209,7 +209,7 @@ class _Families:
         moved = map(move, _names(family), leaves, jax.tree.leaves(steepness))
         return jax.tree.unflatten(jax.tree.structure(family), moved)
 
-    def theta(self, families) -> Tree:
+    def theta(self, families) -> PyTree:
         """Theta with these families."""
         rest = iter(families)
         theta = self.trial.params.theta

@@ -10,7 +10,8 @@ import jax
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching
 
-Tree = Any
+from .types import PyTree
+
 F = TypeVar("F")
 
 
@@ -24,7 +25,7 @@ class Probe:
       entered: whether the fields of the family that holds it have passed `enter`.
     """
 
-    statistics: Tree
+    statistics: PyTree
     entered: bool = field(default=False, metadata={"static": True})
 
     def __getattr__(self, name: str) -> Any:

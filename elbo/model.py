@@ -7,15 +7,14 @@ import jax
 
 from .numerics import all_finite
 from .posteriors.protocol import Posterior
-
-Tree = Any
+from .types import PyTree
 
 
 class Params(NamedTuple):
     """Parameters of a model: `theta` of P_Θ(z, y), `psi` of the encoder P_Ψ(z|y). Any pytrees of arrays."""
 
-    theta: Tree
-    psi: Tree
+    theta: PyTree
+    psi: PyTree
 
 
 class Model(NamedTuple):
@@ -37,6 +36,6 @@ class Model(NamedTuple):
     [-0.9808]
     """
 
-    log_joint: Callable[[Tree, Tree, Tree], Any]
-    encoder: Callable[[Tree, Tree], Posterior]
-    usable: Callable[[Tree], jax.Array] = all_finite
+    log_joint: Callable[[PyTree, PyTree, PyTree], Any]
+    encoder: Callable[[PyTree, PyTree], Posterior]
+    usable: Callable[[PyTree], jax.Array] = all_finite

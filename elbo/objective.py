@@ -19,8 +19,7 @@ from .numerics import IMPOSSIBLE
 from .posteriors import Bernoulli, GaussianChain, Posterior, StructureError
 from .posteriors.protocol import require_posterior
 from .remember import remembered
-
-Tree = Any
+from .types import PyTree
 
 
 class Decomposition(NamedTuple):
@@ -42,7 +41,7 @@ class Decomposition(NamedTuple):
 
 
 def bound(
-    model: Model, params: Params, y: Tree, key: jax.Array | None, estimator: Estimator | None = None
+    model: Model, params: Params, y: PyTree, key: jax.Array | None, estimator: Estimator | None = None
 ) -> jax.Array:
     """L(Ψ, Θ, y) of one datum, a scalar in nats; what `elbo` vmaps. An impossible datum gives about `LOG_ZERO`."""
     return sum(_parts(model, params, y, key, estimator or Automatic()))
@@ -233,7 +232,7 @@ def _batched(one: Callable, batch_size: ChunkSize) -> Callable:
     check_chunk_size(batch_size, "batch_size")
     every = jax.jit(jax.vmap(one, (None, 0, 0)))  # traced once for the size of a chunk and for the chunk
 
-    def evaluate(params: Params, ys: Tree, key: jax.Array | None, at_a_time: ChunkSize):
+    def evaluate(params: Params, ys: PyTree, key: jax.Array | None, at_a_time: ChunkSize):
         size = batch_length(ys)
         data = ys, None if key is None else jax.random.split(key, size)
         with explained(ys):
@@ -242,7 +241,7 @@ def _batched(one: Callable, batch_size: ChunkSize) -> Callable:
             return _in_chunks(every, params, data, size if at_a_time is None else min(at_a_time, size))
 
     @jax.jit
-    def batch(params: Params, ys: Tree, key: jax.Array | None = None):
+    def batch(params: Params, ys: PyTree, key: jax.Array | None = None):
         if not isinstance(params, Params):
             raise TypeError(f"params: got {type(params).__name__}, expected elbo.Params(theta, psi)")
         batch_length(ys)
@@ -260,7 +259,7 @@ def _batched(one: Callable, batch_size: ChunkSize) -> Callable:
     return batch
 
 
-def _in_chunks(every: Callable, params: Params, data: Tree, chunk: int) -> Tree:
+def _in_chunks(every: Callable, params: Params, data: PyTree, chunk: int) -> PyTree:
     """`every(params, *data)`, a chunk of the leading axis at a time; its derivative has the memory of a chunk, too."""
     size = batch_length(data)
     if chunk == size:
@@ -278,7 +277,7 @@ def _in_chunks(every: Callable, params: Params, data: Tree, chunk: int) -> Tree:
 
 
 @contextlib.contextmanager
-def explained(ys: Tree) -> Iterator[None]:
+def explained(ys: PyTree) -> Iterator[None]:
     """Errors inside, raised while tracing (often by a family or a network given another shape), say how ys was read."""
     try:
         yield
@@ -292,7 +291,7 @@ def explained(ys: Tree) -> Iterator[None]:
         raise
 
 
-def batch_length(ys: Tree) -> int:
+def batch_length(ys: PyTree) -> int:
     """The common length N of the leading axes of ys; raises where they differ, are missing or are zero."""
     if isinstance(ys, list):
         raise TypeError(

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax.extend.core import Jaxpr
 
-Tree = Any
+from .types import PyTree
 
 KINDS = {1: "affine", 2: "quadratic", None: "neither affine nor quadratic"}
 """What `degree` returns, in words."""
@@ -77,7 +77,7 @@ class Dependence(NamedTuple):
     obstacle: str
 
 
-def dependence(f: Callable[[Tree], Tree], z: Tree) -> Dependence:
+def dependence(f: Callable[[PyTree], PyTree], z: PyTree) -> Dependence:
     """How f depends on z. The arguments are those of `degree`; of several outputs the largest degree counts.
 
     >>> dependence(lambda z: jnp.tanh(z).sum(), jnp.arange(3.0))
@@ -86,7 +86,7 @@ def dependence(f: Callable[[Tree], Tree], z: Tree) -> Dependence:
     return _summary(_forms(f, z, None))
 
 
-def degree(f: Callable[[Tree], Tree], z: Tree) -> int | None:
+def degree(f: Callable[[PyTree], PyTree], z: PyTree) -> int | None:
     """Degree of f as a polynomial in z, as far as its structure shows: 1 (affine or constant), 2 (quadratic) or None.
 
     The answer errs towards None only. Derivatives of f in z may be read: None too where z meets a custom derivative
@@ -116,7 +116,7 @@ def separable(f: Callable[[jax.Array], jax.Array], z: jax.Array) -> bool:
     return all(form.coupling <= _SUM and not form.obstacle for form in _forms(f, z, jnp.shape(z)))
 
 
-def meets(f: Callable[[Tree], Tree], z: Tree) -> set[str]:
+def meets(f: Callable[[PyTree], PyTree], z: PyTree) -> set[str]:
     """Names of JAX's operations that values depending on z meet in f; of a choice, only where z decides.
 
     >>> sorted(meets(lambda z: jnp.where(z > 0, jnp.exp(z), 0.0) + jnp.log(2.0), 1.0))
@@ -151,7 +151,7 @@ def _bodies(parameter: Any) -> list[Any]:
     return [p for p in candidates if isinstance(getattr(p, "jaxpr", p), Jaxpr)]
 
 
-def _forms(f: Callable, z: Tree, shape: tuple[int, ...] | None) -> list[_Form]:
+def _forms(f: Callable, z: PyTree, shape: tuple[int, ...] | None) -> list[_Form]:
     jaxpr = jax.make_jaxpr(f)(z).jaxpr
     start = _Form(1, _SUM if shape is None else _LOCAL)
     return _walk(jaxpr, [start if _is_real(v) else _other(f"{v.aval.dtype} z") for v in jaxpr.invars], shape)

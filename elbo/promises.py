@@ -16,8 +16,8 @@ from .numerics import IMPOSSIBLE
 from .objective import decompose, elbo
 from .polynomial import KINDS, degree
 from .score_function import ScoreFunction
+from .types import PyTree
 
-Tree = Any
 _DRAWS = 2000
 _METHODS = ("sample", "log_prob", "entropy", "mode", "mean")
 DEFAULT = Automatic(ScoreFunction(4))  # tries a model for which no estimator fits by itself, too
@@ -29,25 +29,25 @@ class Trial(NamedTuple):
 
     model: Model
     params: Params
-    ys: Tree
+    ys: PyTree
     key: jax.Array | None
     tolerance: float
     dtype: Any
     estimator: Estimator
     seen: dict[str, Any]
 
-    def traced(self, f: Callable[[Any, Tree], Any]) -> Any:
+    def traced(self, f: Callable[[Any, PyTree], Any]) -> Any:
         """f(q, y) of the first datum while tracing: nothing is computed. f returns no arrays."""
         out: list[Any] = []
         first = jax.tree.map(lambda a: a[0], self.ys)
         jax.eval_shape(lambda y: out.append(f(self.model.encoder(self.params.psi, y), y)), first)
         return out[0]
 
-    def each(self, f: Callable[..., Tree], *rest: Tree) -> Tree:
+    def each(self, f: Callable[..., PyTree], *rest: PyTree) -> PyTree:
         """f(q, y, *rest) of every datum; rest has a leading axis N."""
         return jax.jit(jax.vmap(lambda y, *r: f(self.model.encoder(self.params.psi, y), y, *r)))(self.ys, *rest)
 
-    def terms(self, z: Tree, y: Tree) -> tuple[jax.Array, ...]:
+    def terms(self, z: PyTree, y: PyTree) -> tuple[jax.Array, ...]:
         """The terms of log_joint."""
         return terms(self.model.log_joint, self.params.theta, z, y)
 
@@ -71,7 +71,7 @@ class Trial(NamedTuple):
             self.seen["structure"] = self.traced(of)
         return self.seen["structure"]
 
-    def chosen(self, f: Callable[[Tree], Tree], q: Any) -> Estimator:
+    def chosen(self, f: Callable[[PyTree], PyTree], q: Any) -> Estimator:
         """The estimator that takes E_q f."""
         return self.estimator.choose(f, q) if isinstance(self.estimator, Automatic) else self.estimator
 
@@ -97,7 +97,7 @@ class Trial(NamedTuple):
             return _data(~((np.abs(x - y) <= self.tolerance * (1 + np.abs(x))) | (x == y)))
 
 
-def moments(q: Any, z: Tree = None) -> tuple[jax.Array, Tree]:
+def moments(q: Any, z: PyTree = None) -> tuple[jax.Array, PyTree]:
     """H(q) and E z; of z = (x, s) those of x, and those of s given the x of z (by default the mode)."""
     if not _is_nested(q):
         return q.entropy(), q.mean()
@@ -110,7 +110,7 @@ def _is_nested(q: Any) -> bool:
     return hasattr(q, "outer") and hasattr(q, "given")
 
 
-def _summed(f: Callable[[Tree], tuple], q: Any, estimator: Estimator) -> jax.Array:
+def _summed(f: Callable[[PyTree], tuple], q: Any, estimator: Estimator) -> jax.Array:
     inside = estimator if isinstance(estimator, Automatic) else Automatic(estimator)
     values, entropy = expect_with_entropy(f, q, inside, jax.random.key(0))
     return sum(values) + entropy
@@ -120,7 +120,7 @@ def _encoder(t: Trial) -> tuple[bool, str]:
     return t.traced(_protocol)
 
 
-def _protocol(q: Any, y: Tree) -> tuple[bool, str]:
+def _protocol(q: Any, y: PyTree) -> tuple[bool, str]:
     del y
     name = type(q).__name__
     if missing := [m for m in _METHODS if not callable(getattr(q, m, None))]:
@@ -238,7 +238,7 @@ def _objective(t: Trial) -> tuple[bool, str]:
     return True, (f"E_q ln P(z, y) + H(q) = {tested}" if pairs else "finite; not compared with ln P(y) here") + note
 
 
-def _brute_force(t: Trial, q: Any, y: Tree) -> jax.Array:
+def _brute_force(t: Trial, q: Any, y: PyTree) -> jax.Array:
     """ln P(y) − KL(q, P(z|y)) by sums over support()."""
     joint = jax.vmap(lambda z: reduce(add, t.terms(z, y)))(q.support())
     log_q, log_p = jax.vmap(q.log_prob)(q.support()), jax.nn.logsumexp(joint)
@@ -264,7 +264,7 @@ def _data(mask: Any) -> list[int]:
     return np.flatnonzero(mask)[:8].tolist()
 
 
-def _describe(value: Tree) -> str:
+def _describe(value: PyTree) -> str:
     return str(jax.tree.map(lambda a: f"{a.dtype}{list(a.shape)}", value))
 
 

@@ -11,8 +11,7 @@ from jax.lax import stop_gradient
 from .estimators import CHOICES, require_draws
 from .numerics import require_number
 from .posteriors import Posterior, StructureError
-
-Tree = Any
+from .types import PyTree
 
 
 @dataclass(frozen=True)
@@ -49,7 +48,7 @@ class Relaxed:
         if self.samples < 1:
             raise ValueError(f"samples: got {self.samples}, expected at least one draw per datum")
 
-    def __call__(self, f: Callable[[Tree], Tree], q: Posterior, key: jax.Array | None) -> Tree:
+    def __call__(self, f: Callable[[PyTree], PyTree], q: Posterior, key: jax.Array | None) -> PyTree:
         """E f of relaxed samples."""
         if not hasattr(q, "relaxed"):
             raise StructureError(
@@ -60,7 +59,7 @@ class Relaxed:
         values = jax.vmap(lambda k: f(self._sample(q, k)))(keys)
         return jax.tree.map(lambda v: jnp.mean(v, axis=0), values)
 
-    def _sample(self, q: Any, key: jax.Array) -> Tree:
+    def _sample(self, q: Any, key: jax.Array) -> PyTree:
         # of a traced number only NaN can say that it is none
         soft = q.relaxed(key, jnp.where(jnp.asarray(self.temperature) > 0, self.temperature, jnp.nan))
         if not self.straight_through:

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -10,8 +9,7 @@ from jax.lax import stop_gradient
 
 from .estimators import require_draws
 from .posteriors import Posterior
-
-Tree = Any
+from .types import PyTree
 
 
 @dataclass(frozen=True)
@@ -50,7 +48,7 @@ class ScoreFunction:
                 + (", for the baseline of one is the mean of the others; or pass baseline=False" if least > 1 else "")
             )
 
-    def __call__(self, f: Callable[[Tree], Tree], q: Posterior, key: jax.Array | None) -> Tree:
+    def __call__(self, f: Callable[[PyTree], PyTree], q: Posterior, key: jax.Array | None) -> PyTree:
         """E_q f(z), unbiased."""
         keys = require_draws(key, self.samples, "ScoreFunction()")
         z = stop_gradient(jax.vmap(q.sample)(keys))

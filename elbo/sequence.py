@@ -6,12 +6,11 @@ import jax
 import jax.numpy as jnp
 
 from .numerics import widen
-
-Tree = Any
+from .types import PyTree
 
 
 class Padded(NamedTuple):
-    """One sequence, padded to T frames; a batch of them has a leading axis N. Its padding is not looked at.
+    """One sequence, padded to T frames; a batch of them has a leading axis N. Its padding is ignored.
 
     Attributes:
       values: pytree of arrays [T, ...].
@@ -22,7 +21,7 @@ class Padded(NamedTuple):
     ([True, True, False], [1.0, 2.0, 0.0])
     """
 
-    values: Tree
+    values: PyTree
     length: jax.Array
 
     @property
@@ -52,11 +51,11 @@ class Labelled(NamedTuple):
       labels: int [L], or these in a `Padded`, whose length may be 0 here.
     """
 
-    inputs: Tree
-    labels: Tree
+    inputs: PyTree
+    labels: PyTree
 
 
-def padded(y: Tree) -> Padded:
+def padded(y: PyTree) -> Padded:
     """A datum as a `Padded` sequence: itself, or one of full length whose leaves have a leading axis T.
 
     Integers, the length among them, are int32 at least (`widen`).
@@ -81,7 +80,7 @@ def _one(length: Any) -> jax.Array:
     return widen(length)
 
 
-def zero_unless(mask: jax.Array, tree: Tree) -> Tree:
+def zero_unless(mask: jax.Array, tree: PyTree) -> PyTree:
     """Arrays [T, ...] with zeros in the frames where mask [T] is false, whatever stands there.
 
     >>> zero_unless(jnp.array([True, False]), jnp.array([1.0, jnp.nan])).tolist()

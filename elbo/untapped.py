@@ -14,8 +14,7 @@ from .family import is_family, with_tap
 from .marks import Probe
 from .posteriors import StructureError
 from .remember import remembered
-
-Tree = Any
+from .types import PyTree
 
 CURES = (
     "An exposure or a scale mixture is log_prob(x, offset=...) or log_prob(x, weight=...). Else make the parameter a "
@@ -121,7 +120,7 @@ _CONSTANT = _Value()
 
 
 def require_taps(
-    log_joint: Callable[..., Any], theta: Tree, z: Tree, y: Tree, tapped: tuple[bool, ...] | None = None
+    log_joint: Callable[..., Any], theta: PyTree, z: PyTree, y: PyTree, tapped: tuple[bool, ...] | None = None
 ) -> bool:
     """Raises unless what log_joint takes from the families of theta is their log_prob, and lets EM climb.
 

@@ -1,17 +1,16 @@
 """Functions of the rows of data, a chunk at a time: where a fit starts needs no more memory than its steps."""
 
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-Tree = Any
+from elbo.types import PyTree
 
 _ROWS = 4096
 
 
-def sum_rows(f: Callable[..., Tree], *rows: Tree, size: int = _ROWS) -> Tree:
+def sum_rows(f: Callable[..., PyTree], *rows: PyTree, size: int = _ROWS) -> PyTree:
     """Σ over chunks of `f(counted, *chunk)`, a pytree of sums over rows.
 
     Args:
@@ -35,7 +34,7 @@ def sum_rows(f: Callable[..., Tree], *rows: Tree, size: int = _ROWS) -> Tree:
     return jax.lax.scan(chunk, zeros, jnp.arange(0, total, size))[0]
 
 
-def map_rows(f: Callable[..., jax.Array], *rows: Tree, size: int = _ROWS) -> jax.Array:
+def map_rows(f: Callable[..., jax.Array], *rows: PyTree, size: int = _ROWS) -> jax.Array:
     """`f(*rows)`, an array with a leading axis N whose entries depend on their own row, taken chunk by chunk.
 
     >>> map_rows(lambda x: x**2, jnp.arange(5), size=2).tolist()
@@ -54,10 +53,10 @@ def map_rows(f: Callable[..., jax.Array], *rows: Tree, size: int = _ROWS) -> jax
     return jax.lax.scan(chunk, zeros, jnp.arange(0, total, size))[0]
 
 
-def _length(rows: Tree) -> int:
+def _length(rows: PyTree) -> int:
     return jax.tree.leaves(rows)[0].shape[0]
 
 
-def _part(rows: Tree, start: jax.Array | int, size: int) -> tuple[jax.Array, Tree]:
+def _part(rows: PyTree, start: jax.Array | int, size: int) -> tuple[jax.Array, PyTree]:
     begin = jnp.minimum(start, _length(rows) - size)  # the last chunk overlaps the one before
     return begin, jax.tree.map(lambda a: jax.lax.dynamic_slice_in_dim(a, begin, size), rows)

@@ -8,11 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from elbo import Params, is_family
+from elbo.types import PyTree
 
-Tree = Any
 
-
-def free_parameters(theta: Tree) -> int:
+def free_parameters(theta: PyTree) -> int:
     """The dimension of a model: how many numbers of theta can be chosen freely, and make a difference to P(y).
 
     Each part is asked that has a method `free_parameters()`: a family, or the Theta of a model, which knows what its

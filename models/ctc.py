@@ -3,17 +3,16 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 import elbo
+from elbo.types import PyTree
 
 from .ctc_loss import ctc_loss, pick
 
-Tree = Any
-Apply = Callable[[Tree, elbo.Padded], jax.Array]
+Apply = Callable[[PyTree, elbo.Padded], jax.Array]
 
 __all__ = ["ctc_loss", "model", "usable"]
 
@@ -26,7 +25,7 @@ class Joint:
     blank: int
     stride: int
 
-    def __call__(self, theta: Tree, z: jax.Array, y: elbo.Labelled) -> jax.Array:
+    def __call__(self, theta: PyTree, z: jax.Array, y: elbo.Labelled) -> jax.Array:
         """ln P(z, labels | inputs) of one datum, nats."""
         inputs, labels = elbo.padded(y.inputs).clean(), elbo.padded(y.labels)
         logits = self.apply(theta, inputs)

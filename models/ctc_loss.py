@@ -28,7 +28,7 @@ def ctc_loss(
 
     The loss is never negative. It is +∞, with no gradient, where the labels do not fit into the frames (repeated labels
     need a blank between them) or one of them is out of range or the blank, and NaN where a logit inside of the lengths
-    is, or where padding does not come last. Nothing in the padding is looked at. O(T (L + V)) for each datum.
+    is, or where padding does not come last. What stands in the padding is ignored. O(T (L + V)) for each datum.
 
     Args:
       logits: [B, T, V], floating point; computed in float32 at least.

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 
 import elbo
+from elbo.types import PyTree
 
 from .chunks import sum_rows
 from .families import Categorical
@@ -14,8 +15,6 @@ from .families.estimate import estimate_rows
 from .kmeans import kmeans, memberships, nearness
 from .mixture import Covariance, gaussian
 from .scales import scales
-
-Tree = Any
 
 
 class MixtureEmission(NamedTuple):
@@ -35,7 +34,7 @@ class MixtureEmission(NamedTuple):
         indicators = jnp.eye(self.weights.values, dtype=each.dtype)
         return jax.nn.logsumexp(each + jax.vmap(self.weights.log_prob, out_axes=1)(indicators), axis=-1)
 
-    def sample(self, key: jax.Array) -> Tree:
+    def sample(self, key: jax.Array) -> PyTree:
         """One draw per state, [K, ...]."""
         which, what = jax.random.split(key)
         chosen = self.weights.sample(which)

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 
 import elbo
 from elbo.objective import batch_length
+from elbo.types import PyTree
 
 from .criteria import free_parameters, one_of_each
 from .emission import MixtureEmission, clustered, scattered
@@ -19,7 +20,6 @@ from .families.data import data_log_prob, require_family
 from .mixture import Covariance
 from .scales import valid_weights
 
-Tree = Any
 Emit = Callable[..., jax.Array]
 Start = Literal["free", "stationary"]
 
@@ -53,11 +53,11 @@ class Frames(NamedTuple):
     """
 
     values: jax.Array
-    inputs: Tree = None
+    inputs: PyTree = None
     observed: jax.Array | None = None
 
 
-def emissions(theta: Theta, y: Tree, emit: Emit | None = None) -> jax.Array:
+def emissions(theta: Theta, y: PyTree, emit: Emit | None = None) -> jax.Array:
     """ln p(y_t | state) of each frame of one sequence, [T, K], nats; 0 in missing frames and in the padding."""
     frames, length = _frames(y)
     present = _present(frames) & (jnp.arange(frames.values.shape[0]) < length)
@@ -77,7 +77,7 @@ class Joint:
     emit: Emit | None
     start: Start
 
-    def __call__(self, theta: Theta, z: elbo.Path, y: Tree) -> jax.Array:
+    def __call__(self, theta: Theta, z: elbo.Path, y: PyTree) -> jax.Array:
         """ln P(z, y) of one sequence, nats."""
         states = z.states.shape[-1]
         if theta.transition.values != states:
@@ -125,7 +125,7 @@ def model(states: int, emit: Emit | None = None, start: Start = "free") -> elbo.
     return elbo.Model(joint, elbo.exact(joint, elbo.chain(states)), usable)
 
 
-def usable(y: Tree) -> jax.Array:
+def usable(y: PyTree) -> jax.Array:
     """Whether a sequence can be used: its length is in 1..T, and no frame holds an infinity (NaN: missing)."""
     sequence = elbo.padded(y)
     frames, _ = _frames(y)
@@ -140,7 +140,7 @@ def usable(y: Tree) -> jax.Array:
 
 def init(
     key: jax.Array,
-    ys: Tree,
+    ys: PyTree,
     states: int,
     *,
     family: Any = None,
@@ -206,7 +206,7 @@ def _init(key, ys, states, family, weights, covariance_type, stay, start):
     return elbo.Params(theta, jax.tree.map(jnp.copy, theta))
 
 
-def sample(key: jax.Array, theta: Theta, frames: int, *, inputs: Tree = None) -> tuple[jax.Array, jax.Array]:
+def sample(key: jax.Array, theta: Theta, frames: int, *, inputs: PyTree = None) -> tuple[jax.Array, jax.Array]:
     """One draw of states int [T] and what they emit [T, ...]; inputs [T, ...] where the emission has any.
 
     The first state is drawn from the stationary distribution where `theta.initial` is None.
@@ -280,7 +280,7 @@ def stationary(transition: Categorical) -> jax.Array:
     return jnp.mean(jax.lax.fori_loop(0, 64, square, lazy), 0)
 
 
-def _frames(y: Tree) -> tuple[Frames, jax.Array]:
+def _frames(y: PyTree) -> tuple[Frames, jax.Array]:
     values = y.values if isinstance(y, elbo.Padded) else y
     seen = values.values if isinstance(values, Frames) else values
     if not hasattr(seen, "ndim") or seen.ndim == 0:
@@ -294,7 +294,7 @@ def _frames(y: Tree) -> tuple[Frames, jax.Array]:
     return values if isinstance(values, Frames) else Frames(values), length
 
 
-def _with_stand_ins(present: jax.Array, tree: Tree) -> Tree:
+def _with_stand_ins(present: jax.Array, tree: PyTree) -> PyTree:
     """Frames with the first present one in place of the others: there the emission has a density, and a gradient.
 
     Any fixed number would have none in some family: the logarithm of 0 is −∞, and its product with weight 0 is NaN. A

@@ -10,8 +10,7 @@ import optax
 
 import elbo
 from elbo.objective import batch_length
-
-Tree = Any
+from elbo.types import PyTree
 
 
 class Decoded(NamedTuple):
@@ -27,13 +26,13 @@ class Decoded(NamedTuple):
 
 
 @partial(jax.jit, static_argnames="model")
-def smooth(model: elbo.Model, theta: Tree, ys: Tree) -> jax.Array:
+def smooth(model: elbo.Model, theta: PyTree, ys: PyTree) -> jax.Array:
     """P(z_t | all of y), [N, T, K]; zeros in the padding, and where y is impossible."""
     return _each(lambda y: _posterior(model, theta, y).mean().states, ys)
 
 
 @partial(jax.jit, static_argnames="model")
-def filter(model: elbo.Model, theta: Tree, ys: Tree) -> jax.Array:  # noqa: A001 - the term of the field
+def filter(model: elbo.Model, theta: PyTree, ys: PyTree) -> jax.Array:  # noqa: A001 - the term of the field
     """P(z_t | y_1..t), [N, T, K]; zeros in the padding, and where y_1..t is impossible.
 
     >>> from elbo.models import hmm
@@ -47,7 +46,7 @@ def filter(model: elbo.Model, theta: Tree, ys: Tree) -> jax.Array:  # noqa: A001
 
 
 @partial(jax.jit, static_argnames="model")
-def decode(model: elbo.Model, theta: Tree, ys: Tree) -> Decoded:
+def decode(model: elbo.Model, theta: PyTree, ys: PyTree) -> Decoded:
     """The most probable path of each sequence (Viterbi).
 
     >>> from elbo.models import hmm
@@ -68,7 +67,7 @@ def decode(model: elbo.Model, theta: Tree, ys: Tree) -> Decoded:
 
 
 @partial(jax.jit, static_argnames="model")
-def predict(model: elbo.Model, theta: Tree, ys: Tree) -> jax.Array:
+def predict(model: elbo.Model, theta: PyTree, ys: PyTree) -> jax.Array:
     """P(z_T+1 | y_1..T) after the last frame of each sequence, [N, K]; zeros where y is impossible."""
 
     def one(y):
@@ -114,12 +113,12 @@ def match(states: Any, reference: Any) -> np.ndarray:
     return names
 
 
-def _each(question, ys: Tree) -> Any:
+def _each(question, ys: PyTree) -> Any:
     batch_length(ys)
     return jax.vmap(question)(ys)
 
 
-def _posterior(model: elbo.Model, theta: Tree, y: Tree) -> elbo.Chain:
+def _posterior(model: elbo.Model, theta: PyTree, y: PyTree) -> elbo.Chain:
     if isinstance(theta, elbo.Params):
         raise TypeError("theta: got elbo.Params, expected the parameters of the encoder: params.theta, if it is exact")
     q = model.encoder(theta, y)

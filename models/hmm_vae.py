@@ -9,12 +9,11 @@ import jax.numpy as jnp
 from flax import nnx
 
 import elbo
+from elbo.types import PyTree
 
 from . import hmm, vae
 from .families import Categorical, MultivariateNormal
 from .networks import MLP, functional
-
-Tree = Any
 
 
 class Theta(NamedTuple):
@@ -26,7 +25,7 @@ class Theta(NamedTuple):
     """
 
     chain: hmm.Theta
-    decoder: Tree
+    decoder: PyTree
 
 
 class Psi(NamedTuple):
@@ -38,7 +37,7 @@ class Psi(NamedTuple):
     """
 
     chain: hmm.Theta
-    encoder: Tree
+    encoder: PyTree
 
 
 @jax.tree_util.register_dataclass
@@ -97,9 +96,9 @@ class Encoder:
 
     encode: vae.Apply
     context: int
-    chain: Callable[[Tree, Tree], elbo.Posterior]
+    chain: Callable[[PyTree, PyTree], elbo.Posterior]
 
-    def __call__(self, psi: Psi, y: Tree) -> elbo.Nested:
+    def __call__(self, psi: Psi, y: PyTree) -> elbo.Nested:
         """The posterior of one sequence."""
         values, length = elbo.padded(y).clean()
         frames, reach = values.shape[0], self.context
@@ -130,7 +129,7 @@ class Joint:
     chain: elbo.Model
     frame: elbo.Model
 
-    def __call__(self, theta: Theta, z: tuple[jax.Array, elbo.Path], y: Tree) -> tuple[jax.Array, jax.Array]:
+    def __call__(self, theta: Theta, z: tuple[jax.Array, elbo.Path], y: PyTree) -> tuple[jax.Array, jax.Array]:
         """ln P(s, x) and Σ_t ln p(y_t | x_t) of one sequence, nats."""
         x, path = z
         sequence = elbo.padded(y).clean()
@@ -163,7 +162,7 @@ def model(
     return elbo.Model(joint, Encoder(networks.encode, context, joint.chain.encoder), usable)
 
 
-def usable(y: Tree) -> jax.Array:
+def usable(y: PyTree) -> jax.Array:
     """Whether a sequence can be used: its length is in 1..T, and all its frames are finite."""
     sequence = elbo.padded(y)
     return sequence.is_sound() & elbo.all_finite(sequence.clean().values)
@@ -171,7 +170,7 @@ def usable(y: Tree) -> jax.Array:
 
 def init(
     key: jax.Array,
-    ys: Tree,
+    ys: PyTree,
     states: int,
     latent: int,
     *,
@@ -216,7 +215,7 @@ def init(
     return vae.Networks(decode, encode), elbo.Params(theta, Psi(copied, encoder))
 
 
-def means(model: elbo.Model, params: elbo.Params, ys: Tree) -> elbo.Padded:
+def means(model: elbo.Model, params: elbo.Params, ys: PyTree) -> elbo.Padded:
     """E[x_t | y] of a batch of sequences, [N, T, Q], zero in the padding: data for an HMM over x alone."""
 
     def one(y):
@@ -227,7 +226,7 @@ def means(model: elbo.Model, params: elbo.Params, ys: Tree) -> elbo.Padded:
 
 
 def cluster(
-    key: jax.Array, model: elbo.Model, params: elbo.Params, ys: Tree, states: int, *, stay: float = 0.9
+    key: jax.Array, model: elbo.Model, params: elbo.Params, ys: PyTree, states: int, *, stay: float = 0.9
 ) -> elbo.Params:
     """The same networks with other states: k-means++ on `means`; for networks that were trained with one state.
 

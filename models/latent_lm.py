@@ -9,13 +9,12 @@ import jax.numpy as jnp
 from flax import nnx
 
 import elbo
+from elbo.types import PyTree
 
 from .criteria import free_parameters, one_of_each
 from .families import Categorical
 from .language_networks import Emission, Reader, Recurrent
 from .networks import functional
-
-Tree = Any
 
 
 class Size(NamedTuple):
@@ -43,7 +42,7 @@ class Theta(NamedTuple):
 
     initial: Categorical
     transition: Categorical
-    network: Tree
+    network: PyTree
 
     def free_parameters(self) -> int:
         """See `criteria.free_parameters`; the weights of the network count in full."""
@@ -62,7 +61,7 @@ class Psi(NamedTuple):
 
     initial: jax.Array
     transition: jax.Array
-    network: Tree
+    network: PyTree
 
 
 class Networks(NamedTuple):
@@ -147,7 +146,7 @@ def init(
 def init_recurrent(
     key: jax.Array, size: Size, *, hidden: int = 128, embedding: int = 16, reader: int = 64
 ) -> tuple[Networks, elbo.Params]:
-    """Networks and starting parameters of `recurrent`; the arguments are those of `init`, `past` is not looked at.
+    """Networks and starting parameters of `recurrent`; the arguments are those of `init`, `past` is ignored.
 
     >>> networks, params = init_recurrent(jax.random.key(0), Size(5, 2), hidden=8, reader=4)
     >>> recurrent(networks, Size(5, 2)).encoder(params.psi, jnp.zeros(7, int)).states.shape
@@ -161,7 +160,7 @@ def init_recurrent(
     return Networks(start=_start, step=step, read=read), elbo.Params(theta, psi)
 
 
-def bits_per_symbol(values: jax.Array, ys: Tree) -> jax.Array:
+def bits_per_symbol(values: jax.Array, ys: PyTree) -> jax.Array:
     """−Σ values / (ln 2 · Σ lengths), a scalar: of ln P(y) or of bounds on it, [N], in nats.
 
     >>> bits_per_symbol(jnp.log(jnp.array([0.25, 0.25])), jnp.zeros((2, 2), int)).tolist()
@@ -199,7 +198,7 @@ class AffineJoint:
     networks: Networks
     size: Size
 
-    def __call__(self, theta: Theta, z: elbo.Path, y: Tree) -> tuple[jax.Array, jax.Array]:
+    def __call__(self, theta: Theta, z: elbo.Path, y: PyTree) -> tuple[jax.Array, jax.Array]:
         """ln P(z) and ln P(y | z) of one text, nats."""
         text, known = _clean(y, self.size)
         past = _past(text.values, self.size.past, self.size)
@@ -214,7 +213,7 @@ class RecurrentJoint:
     networks: Networks
     size: Size
 
-    def __call__(self, theta: Theta, z: elbo.Path, y: Tree) -> tuple[jax.Array, jax.Array]:
+    def __call__(self, theta: Theta, z: elbo.Path, y: PyTree) -> tuple[jax.Array, jax.Array]:
         """ln P(z) and ln P(y | z) of one text, nats."""
         text, known = _clean(y, self.size)
         previous = _past(text.values, 1, self.size)[:, 0]
@@ -233,7 +232,7 @@ class Encoder:
     networks: Networks
     size: Size
 
-    def __call__(self, psi: Psi, y: Tree) -> elbo.Chain:
+    def __call__(self, psi: Psi, y: PyTree) -> elbo.Chain:
         """The posterior of one text."""
         text, _ = _clean(y, self.size)
         states = self.networks.read(psi.network, text.values, text.mask())
@@ -246,13 +245,13 @@ class Usable:
 
     size: Size
 
-    def __call__(self, y: Tree) -> jax.Array:
+    def __call__(self, y: PyTree) -> jax.Array:
         """A bool scalar."""
         text, known = _clean(y, self.size)
         return text.is_sound() & jnp.all(known)
 
 
-def _start(params: Tree) -> jax.Array:
+def _start(params: PyTree) -> jax.Array:
     return params["start"]
 
 
@@ -269,7 +268,7 @@ def _scores(logits: jax.Array, text: elbo.Padded, known: jax.Array) -> jax.Array
     return jnp.where(mask, jnp.where(known, chosen - jax.nn.logsumexp(logits, axis=-1), elbo.LOG_ZERO), 0)
 
 
-def _clean(y: Tree, size: Size) -> tuple[elbo.Padded, jax.Array]:
+def _clean(y: PyTree, size: Size) -> tuple[elbo.Padded, jax.Array]:
     """A text with zeros for its padding and for symbols that are none, and which symbols are some, bool [T]."""
     text = elbo.padded(y).clean()
     if text.values.ndim != 1 or not jnp.issubdtype(text.values.dtype, jnp.integer):

@@ -6,10 +6,10 @@ from typing import Any
 import jax
 from flax import nnx
 
-Tree = Any
+from elbo.types import PyTree
 
 
-def functional(module: nnx.Module) -> tuple[Callable[..., Any], Tree]:
+def functional(module: nnx.Module) -> tuple[Callable[..., Any], PyTree]:
     """A module as a pure function and its parameters.
 
     Args:
@@ -24,7 +24,7 @@ def functional(module: nnx.Module) -> tuple[Callable[..., Any], Tree]:
     """
     graph, params, rest = nnx.split(module, nnx.Param, ...)  # type: ignore[misc]
 
-    def apply(params: Tree, *args: Any) -> Any:
+    def apply(params: PyTree, *args: Any) -> Any:
         return nnx.merge(graph, params, rest)(*args)
 
     return apply, nnx.to_pure_dict(params)

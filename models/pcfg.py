@@ -10,12 +10,11 @@ import jax.numpy as jnp
 from flax import nnx
 
 import elbo
+from elbo.types import PyTree
 
 from .criteria import free_parameters, one_of_each
 from .families import Categorical, PseudoData
 from .networks import MLP, functional
-
-Tree = Any
 
 
 class Theta(NamedTuple):
@@ -78,9 +77,9 @@ class Parsed(NamedTuple):
 class Joint:
     """The log_joint of `model`; equal where its field is, so that equal models share one compiled program."""
 
-    families: Callable[[Tree], Theta] | None
+    families: Callable[[PyTree], Theta] | None
 
-    def __call__(self, theta: Tree, z: elbo.Parse, y: Tree) -> jax.Array:
+    def __call__(self, theta: PyTree, z: elbo.Parse, y: PyTree) -> jax.Array:
         """ln P(z, y) of one sentence, nats."""
         theta = theta if self.families is None else self.families(theta)
         counts = z.rules.reshape(len(z.rules), -1)
@@ -90,7 +89,7 @@ class Joint:
 
 
 def model(
-    nonterminals: int, preterminals: int, *, single: bool = False, families: Callable[[Tree], Theta] | None = None
+    nonterminals: int, preterminals: int, *, single: bool = False, families: Callable[[PyTree], Theta] | None = None
 ) -> elbo.Model:
     """ln P(z, y) = ln P(root) + Σ ln P(A -> B C) over the rules used + Σ_t ln P(y_t | tag_t), posterior a `Tree`.
 
@@ -113,14 +112,14 @@ def model(
     return elbo.Model(joint, elbo.exact(joint, structure), usable)
 
 
-def emissions(theta: Theta, y: Tree) -> jax.Array:
+def emissions(theta: Theta, y: PyTree) -> jax.Array:
     """ln P(word | preterminal) of each word of one sentence, [T, P], nats; 0 in the padding."""
     words, length = _words(y)
     within = jnp.arange(len(words)) < length
     return jnp.where(within[:, None], jax.vmap(theta.emission.log_prob)(jnp.where(within, words, 0)), 0)
 
 
-def _words(y: Tree) -> elbo.Padded:
+def _words(y: PyTree) -> elbo.Padded:
     """One sentence; raises unless it is one of integers."""
     sentence = elbo.padded(y)
     words = sentence.values
@@ -132,7 +131,7 @@ def _words(y: Tree) -> elbo.Padded:
     return sentence
 
 
-def usable(y: Tree) -> jax.Array:
+def usable(y: PyTree) -> jax.Array:
     """Whether a sentence can be used: its length is in 1..T."""
     return elbo.padded(y).is_sound()
 
@@ -165,14 +164,14 @@ def init(
     return elbo.Params(theta, jax.tree.map(jnp.copy, theta))
 
 
-def dirichlet(theta: Theta, count: float) -> Tree:
+def dirichlet(theta: Theta, count: float) -> PyTree:
     """Priors for em_step: a symmetric Dirichlet with concentration 1 + count on each distribution.
 
     >>> prior = dirichlet(init(jax.random.key(0), 1, 1, 2).theta, 0.5)
     >>> prior.emission.statistics(prior.emission.reference).tolist()
     [[0.5, 0.5]]
     """
-    priors: Tree = [PseudoData(Categorical(0 * f.logits), count * f.values) for f in theta]
+    priors: PyTree = [PseudoData(Categorical(0 * f.logits), count * f.values) for f in theta]
     return Theta(*priors)
 
 
@@ -201,7 +200,7 @@ class Network(nnx.Module):
 
 def neural(
     key: jax.Array, nonterminals: int, preterminals: int, words: int, *, single: bool = False, width: int = 64
-) -> tuple[Callable[[Tree], Theta], elbo.Params]:
+) -> tuple[Callable[[PyTree], Theta], elbo.Params]:
     """A neural grammar: `families` for `model`, and its starting parameters.
 
     >>> families, params = neural(jax.random.key(0), 2, 3, 10)
@@ -213,7 +212,7 @@ def neural(
 
 
 @partial(jax.jit, static_argnames="model")
-def parse(model: elbo.Model, theta: Tree, ys: Tree) -> Parsed:
+def parse(model: elbo.Model, theta: PyTree, ys: PyTree) -> Parsed:
     """The most probable parse of each sentence (Viterbi); where rules are `Chained`, that of the grammar as written.
 
     A sentence without a parse has the score −∞, and all its spans and tags are −1.
@@ -235,7 +234,7 @@ def parse(model: elbo.Model, theta: Tree, ys: Tree) -> Parsed:
 
 
 @partial(jax.jit, static_argnames="model")
-def consensus(model: elbo.Model, theta: Tree, ys: Tree) -> elbo.Spans:
+def consensus(model: elbo.Model, theta: PyTree, ys: PyTree) -> elbo.Spans:
     """The parse of each sentence with the most constituents expected to be right (minimum Bayes risk)."""
     return jax.vmap(lambda y: model.encoder(theta, y).consensus())(ys)  # type: ignore[attr-defined]
 

@@ -50,7 +50,7 @@ def scales(xs: jax.Array, weights: jax.Array | None = None) -> Scales:
 
     Where half of a column is one number, the spread is that of what differs from it. A constant column has the size of
     its number for a spread, or 1 where that is 0. No product is formed: the answer is right wherever the data are
-    numbers. Of more than 4096 rows as many are looked at, spread evenly over those that are seen.
+    numbers. Of more than 4096 rows, 4096 are used, spread evenly over those that count.
 
     Args:
       xs: data, [N, D], floating point; NaN and infinite entries are left out, one by one.

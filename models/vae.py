@@ -2,25 +2,25 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
 import elbo
+from elbo.types import PyTree
 
 from .networks import MLP, functional
 
-Tree = Any
-Apply = Callable[[Tree, jax.Array], jax.Array]
+Apply = Callable[[PyTree, jax.Array], jax.Array]
 Likelihood = Literal["bernoulli", "gaussian"]
 
 
 class GaussianTheta(NamedTuple):
     """Parameters of a Gaussian decoder: the network's, and the log standard deviation of the noise, a scalar."""
 
-    network: Tree
+    network: PyTree
     log_scale: jax.Array
 
 
@@ -43,7 +43,7 @@ class Joint:
     networks: Networks
     likelihood: Likelihood
 
-    def __call__(self, theta: Tree, z: jax.Array, y: jax.Array) -> tuple[jax.Array, jax.Array]:
+    def __call__(self, theta: PyTree, z: jax.Array, y: jax.Array) -> tuple[jax.Array, jax.Array]:
         """ln N(z; 0, I) and ln P(y | decode(z)) of one datum, nats."""
         prior = elbo.Normal(jnp.zeros_like(z), jnp.zeros_like(z)).log_prob(z)
         if self.likelihood == "bernoulli":
@@ -61,7 +61,7 @@ class Encoder:
 
     encode: Apply
 
-    def __call__(self, psi: Tree, y: jax.Array) -> elbo.Normal:
+    def __call__(self, psi: PyTree, y: jax.Array) -> elbo.Normal:
         """The posterior of one datum."""
         return elbo.Normal(*jnp.split(self.encode(psi, y), 2))
 
@@ -111,20 +111,20 @@ def init(
     return Networks(decode, encode), elbo.Params(decoder_theta(theta, likelihood), psi)
 
 
-def decoder_theta(network: Tree, likelihood: Likelihood) -> Tree:
+def decoder_theta(network: PyTree, likelihood: Likelihood) -> PyTree:
     """theta from a decoder's parameters: themselves, or a `GaussianTheta` with noise of scale 1."""
     if likelihood == "bernoulli":
         return network
     return GaussianTheta(network, jnp.zeros((), jax.tree.leaves(network)[0].dtype))
 
 
-def decode(networks: Networks, theta: Tree, z: jax.Array) -> jax.Array:
+def decode(networks: Networks, theta: PyTree, z: jax.Array) -> jax.Array:
     """z [count, Q] decoded: log odds (Bernoulli) or means (Gaussian), [count, D]."""
     network = theta.network if isinstance(theta, GaussianTheta) else theta
     return jax.vmap(networks.decode, (None, 0))(network, z)
 
 
-def sample(key: jax.Array, networks: Networks, theta: Tree, latent: int, count: int) -> tuple[jax.Array, jax.Array]:
+def sample(key: jax.Array, networks: Networks, theta: PyTree, latent: int, count: int) -> tuple[jax.Array, jax.Array]:
     """Draws z [count, Q] from the prior and decodes them: log odds (Bernoulli) or means (Gaussian), [count, D]."""
     z = jax.random.normal(key, (count, latent))
     return z, decode(networks, theta, z)

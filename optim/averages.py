@@ -7,10 +7,10 @@ import jax
 import jax.numpy as jnp
 
 from elbo import is_family
+from elbo.types import PyTree
 
 from .statistics import Statistics
 
-Tree = Any
 Rate = float | jax.Array | Callable[[jax.Array], jax.Array]
 """A number in (0, 1], also a traced one, or a function of the number of batches before (an optax schedule)."""
 
@@ -29,15 +29,15 @@ class Average(NamedTuple):
       start: the families before the first batch.
     """
 
-    families: Tree
+    families: PyTree
     weight: jax.Array
     known: jax.Array
     steps: jax.Array
-    measured: Tree
-    start: Tree
+    measured: PyTree
+    start: PyTree
 
 
-def begin(moving: Tree) -> Average:
+def begin(moving: PyTree) -> Average:
     """The state before any data.
 
     Args:
@@ -52,7 +52,7 @@ def begin(moving: Tree) -> Average:
     return Average(families, zero, zero, jnp.zeros((), jnp.int32), measured, start)
 
 
-def average(state: Average, rate: Rate, moving: Tree, statistics: Statistics) -> tuple[Statistics, Average]:
+def average(state: Average, rate: Rate, moving: PyTree, statistics: Statistics) -> tuple[Statistics, Average]:
     """The statistics that the M step should read, and the new state.
 
     Args:
@@ -88,7 +88,7 @@ def average(state: Average, rate: Rate, moving: Tree, statistics: Statistics) ->
     return statistics._replace(families=treedef.unflatten(seen), weight=weight), state
 
 
-def _nothing(family: Any) -> Tree:
+def _nothing(family: Any) -> PyTree:
     """Statistics of no data, in no less than float32: small parts of a batch are added to them."""
     missing = [name for name in ("rebase", "expected") if not hasattr(family, name)]
     if missing:
@@ -100,6 +100,6 @@ def _nothing(family: Any) -> Tree:
     return jax.tree.map(lambda a: jnp.zeros(a.shape, jnp.promote_types(a.dtype, jnp.float32)), family.zero_statistics())
 
 
-def _flatten(moving: Tree) -> tuple[list, Any]:
+def _flatten(moving: PyTree) -> tuple[list, Any]:
     """The leaves of theta where a family is one leaf, None for what does not move."""
     return jax.tree.flatten(moving, is_leaf=lambda a: a is None or is_family(a))

@@ -1,7 +1,7 @@
 """Sums over data, a chunk at a time: the memory needed is that of one chunk."""
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -12,11 +12,10 @@ from elbo.devices import axes_of, varying
 from elbo.dtypes import at_least_single, converted, dtype_of
 from elbo.numerics import all_finite, is_feasible
 from elbo.objective import explained
+from elbo.types import PyTree
 
 from .screen import replaced, settle
 from .sharing import share
-
-Tree = Any
 
 
 class Sums(NamedTuple):
@@ -30,7 +29,7 @@ class Sums(NamedTuple):
       finite: whether all these numbers are.
     """
 
-    values: Tree
+    values: PyTree
     bound: jax.Array
     weight: jax.Array
     dropped: jax.Array
@@ -41,8 +40,8 @@ def sum_over_chunks(
     model: Model,
     linear: Callable[..., tuple],
     params: Params,
-    shared: Tree,
-    ys: Tree,
+    shared: PyTree,
+    ys: PyTree,
     weights: jax.Array,
     keys: jax.Array | None,
     chunk_size: ChunkSize,

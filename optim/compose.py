@@ -9,13 +9,12 @@ import jax.numpy as jnp
 from elbo import Params
 from elbo.devices import axes_of, varying
 from elbo.objective import batch_length
+from elbo.types import PyTree
 
 from .arguments import require_count, require_rule
 from .chunks import check_weights, split
 from .moving import moves
 from .rule import Info, Rule, rule_of
-
-Tree = Any
 
 
 def chain(*rules: Rule) -> Rule:
@@ -86,7 +85,7 @@ class _Repeat:
     rule: Rule
     times: int
 
-    def init(self, params: Params) -> Tree:
+    def init(self, params: Params) -> PyTree:
         return self.rule.init(params)
 
     def update(self, key, params, state, ys, *, weights=None):
@@ -153,7 +152,7 @@ class _Masked:
     rule: Rule
     where: tuple
 
-    def init(self, params: Params) -> Tree:
+    def init(self, params: Params) -> PyTree:
         moves(params, self.where)
         return self.rule.init(params)
 
@@ -205,7 +204,7 @@ class _Minibatches:
     size: int
     total: jax.Array | None = None
 
-    def init(self, params: Params) -> Tree:
+    def init(self, params: Params) -> PyTree:
         return self.rule.init(params)
 
     def update(self, key, params, state, ys, *, weights=None):

@@ -1,7 +1,6 @@
 """EG, expected gradient: exact E step, gradient M step."""
 
 from dataclasses import dataclass, replace
-from typing import Any
 
 import jax
 import optax
@@ -9,6 +8,7 @@ import optax
 from elbo import Model, Params
 from elbo.chunks import ChunkSize
 from elbo.estimators import Estimator
+from elbo.types import PyTree
 
 from .arguments import require_model, require_optimizer, require_params
 from .em import exact_e_step
@@ -16,14 +16,12 @@ from .gradient import Ascent, ascend
 from .moving import moves
 from .rule import Rule, rule_of
 
-Tree = Any
-
 
 def eg_step(
     model: Model,
     optimizer: optax.GradientTransformation,
     *,
-    prior: Tree = None,
+    prior: PyTree = None,
     chunk_size: ChunkSize = None,
     estimator: Estimator | None = None,
 ) -> Rule:
@@ -35,7 +33,7 @@ def eg_step(
       model: with an exact encoder; theta is any pytree of floating-point arrays and families.
       optimizer: an optax optimiser for theta. Line searches (`optax.lbfgs()`) are given ln P_Θ(y) to evaluate.
       prior: theta with each family replaced by a prior, or None.
-      chunk_size: data looked at in one go; all by default; "auto" for as many as the fast memory holds.
+      chunk_size: data in one chunk; all by default; "auto" for as many as the fast memory holds.
       estimator: how to take the expectation; `Automatic` by default.
 
     >>> import elbo, jax.numpy as jnp
@@ -55,7 +53,7 @@ class _Step:
     ascent: Ascent
     where: tuple = ()
 
-    def init(self, params: Params) -> Tree:
+    def init(self, params: Params) -> PyTree:
         require_params(params)
         exact_e_step(self.ascent.model, params)
         return self.ascent.init(params.theta, moves(params, self.where).theta)

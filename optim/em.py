@@ -6,20 +6,19 @@ from typing import Any
 from elbo import Model, Params, remembered
 from elbo.chunks import ChunkSize
 from elbo.estimators import Estimator
+from elbo.types import PyTree
 
 from .arguments import require_model, require_params
 from .m_step import MStep
 from .rule import Rule, rule_of
 from .statistics import expected_statistics
 
-Tree = Any
-
 
 @remembered
 def em_step(
     model: Model,
     *,
-    prior: Tree = None,
+    prior: PyTree = None,
     chunk_size: ChunkSize = "auto",
     estimator: Estimator | None = None,
     keep: bool = False,
@@ -31,7 +30,7 @@ def em_step(
     Args:
       model: with an exact encoder, and families as the leaves of theta.
       prior: theta with each family replaced by a prior, such as `PseudoData`, or None (MAP-EM).
-      chunk_size: data looked at in one go, see `expected_statistics`. By default as many as keep the largest array of a
+      chunk_size: data in one chunk, see `expected_statistics`. By default as many as keep the largest array of a
         chunk below 3 MB on a CPU (384 data for 32 components in 64 dimensions), below 256 MB elsewhere.
       estimator: how to take the expectation; `Automatic` by default.
       keep: what to do with leaves of theta that are not in a family and so have no closed form: raise, or keep them.
@@ -58,7 +57,7 @@ class _Step:
     chunk_size: ChunkSize
     estimator: Estimator | None
 
-    def init(self, params: Params) -> Tree:
+    def init(self, params: Params) -> PyTree:
         require_params(params)
         exact_e_step(self.model, params)
         return self.m_step.init(params)
@@ -78,7 +77,7 @@ class _Step:
         return rule_of(replace(self, m_step=self.m_step.rebuild(where, rate)))
 
 
-def exact_e_step(model: Model, params: Params) -> Tree:
+def exact_e_step(model: Model, params: Params) -> PyTree:
     """argmax over Ψ of L at Θ, as the model's encoder gives it; raises if the encoder has no exact E step."""
     step = getattr(model.encoder, "e_step", None)
     if step is None:

@@ -12,12 +12,11 @@ import numpy as np
 
 from elbo import Params
 from elbo.objective import batch_length
+from elbo.types import PyTree
 
 from .arguments import require_count, require_params, require_rule, require_tolerance
 from .rule import Info, Rule
 from .run import Reason, Seen, loop, update_of
-
-Tree = Any
 
 
 class Fit(NamedTuple):
@@ -33,7 +32,7 @@ class Fit(NamedTuple):
     """
 
     params: Params
-    state: Tree
+    state: PyTree
     history: Info | None
     steps: int
     reason: Reason
@@ -43,13 +42,13 @@ class Fit(NamedTuple):
 def fit(
     rule: Rule,
     params: Params,
-    ys: Tree,
+    ys: PyTree,
     *,
     key: jax.Array | None = None,
     steps: int = 1000,
     tolerance: float | None = None,
     weights: jax.Array | None = None,
-    state: Tree = None,
+    state: PyTree = None,
     first: int = 0,
     every: int = 10,
     progress: bool = True,

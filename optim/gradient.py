@@ -1,7 +1,7 @@
 """One ascent step on the objective by an optax optimiser, in any part of the parameters."""
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +13,7 @@ from elbo.devices import axes_of, varying
 from elbo.dtypes import widened
 from elbo.estimators import Estimator
 from elbo.objective import batch_length, bound
+from elbo.types import PyTree
 
 from .chunks import check_weights, split, sum_over_chunks
 from .guard import choose, finite_or
@@ -21,8 +22,6 @@ from .moving import join, part
 from .priors import log_prior
 from .rule import Info
 from .statistics import count_floored
-
-Tree = Any
 
 
 class Ascent(NamedTuple):
@@ -34,19 +33,19 @@ class Ascent(NamedTuple):
         searches.
       prior: theta with priors in place of families, or None.
       estimator: how to take the expectation; None for `Automatic`.
-      chunk_size: data looked at in one go; None for all.
+      chunk_size: data in one chunk; None for all.
       total: Σ w of the whole that a batch stands for, which its objective is divided by; None for its own Σ w. A batch
         divided by its own sum would count heavy data for too little.
     """
 
     model: Model
     optimizer: optax.GradientTransformation
-    prior: Tree
+    prior: PyTree
     estimator: Estimator | None
     chunk_size: ChunkSize
     total: jax.Array | None = None
 
-    def init(self, whole: Tree, chosen: Tree) -> Tree:
+    def init(self, whole: PyTree, chosen: PyTree) -> PyTree:
         """The optimiser's state for the chosen leaves; where there are none, the optimiser is not asked."""
         moving = part(whole, chosen)
         return self.optimizer.init(_visible(moving)) if jax.tree.leaves(moving) else ()
@@ -58,14 +57,14 @@ class Ascent(NamedTuple):
 
 def ascend(
     ascent: Ascent,
-    assemble: Callable[[Tree], Params],
-    whole: Tree,
-    chosen: Tree,
-    state: Tree,
-    ys: Tree,
+    assemble: Callable[[PyTree], Params],
+    whole: PyTree,
+    chosen: PyTree,
+    state: PyTree,
+    ys: PyTree,
     weights: jax.Array | None,
     key: jax.Array | None,
-) -> tuple[Tree, Tree, Info]:
+) -> tuple[PyTree, PyTree, Info]:
     """Moves the chosen leaves of `whole`, a part of the parameters, one optimiser step up the objective per datum.
 
     The optimiser sees nothing but the chosen leaves, with None in place of the others. Numbers that stand for ln 0
@@ -83,7 +82,7 @@ def ascend(
 
     Returns:
       The new whole and state, and the `Info` of the parameters given. If the gradient or the optimiser's step is not
-      finite nothing moves; `_witnesses` says what of the step is looked at.
+      finite nothing moves; `_witnesses` says what of the step is checked.
     """
     weights = check_weights(weights, batch_length(ys), assemble(whole))
     keys, axes = split(key, weights.shape[0]), axes_of(assemble(whole), state, ys, weights, key)
@@ -171,12 +170,12 @@ def ascend(
     return join(moved, whole), state, info
 
 
-def _visible(moving: Tree) -> Tree:
+def _visible(moving: PyTree) -> PyTree:
     """The parameters as an optimiser sees them: 0 for the numbers that stand for ln 0 or ln ∞."""
     return jax.tree.map(lambda a: jnp.where(_is_limit(a), 0, a), moving)
 
 
-def _restored(seen: Tree, moving: Tree) -> Tree:
+def _restored(seen: PyTree, moving: PyTree) -> PyTree:
     """What an optimiser made of the visible parameters, with the numbers that it did not see as they were."""
     return jax.tree.map(lambda new, old: jnp.where(_is_limit(old), old, new), seen, moving)
 
@@ -185,7 +184,7 @@ def _is_limit(a: jax.Array) -> jax.Array:
     return jnp.abs(a) >= -IMPOSSIBLE
 
 
-def _inward(gradient: Tree, whole: Tree, chosen: Tree) -> tuple[Tree, Callable[[Tree], Tree]]:
+def _inward(gradient: PyTree, whole: PyTree, chosen: PyTree) -> tuple[PyTree, Callable[[PyTree], PyTree]]:
     """The gradient without what would lead out of the families' bounds (their floors), and how moves end inside.
 
     At a bound, what leads out is no way downhill, and a line search must not look for any there: directions are taken
@@ -222,8 +221,8 @@ def _inward(gradient: Tree, whole: Tree, chosen: Tree) -> tuple[Tree, Callable[[
     return part(jax.tree.map(slope, whole, full, is_leaf=is_family), chosen), end
 
 
-def _witnesses(updates: Tree) -> list[jax.Array]:
-    """What is looked at to tell whether an optimiser gave finite numbers: its small arrays, or a row of each large one.
+def _witnesses(updates: PyTree) -> list[jax.Array]:
+    """What is checked to tell whether an optimiser gave finite numbers: its small arrays, or a row of each large one.
 
     A learning rate that is not finite shows everywhere. To read all updates of a network once more would cost a VAE's
     step 13 % of its time on a CPU.

@@ -1,7 +1,5 @@
 """What sampled bounds hide: a q that draws what is impossible has L = −∞, however well the possible draws do."""
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 
@@ -10,15 +8,14 @@ from elbo.chunks import ChunkSize
 from elbo.devices import axes_of, varying
 from elbo.draws import draws_the_impossible, may_draw_the_impossible
 from elbo.estimators import Estimator
-
-Tree = Any
+from elbo.types import PyTree
 
 
 def is_hidden(
     model: Model,
     estimator: Estimator | None,
     params: Params,
-    ys: Tree,
+    ys: PyTree,
     weights: jax.Array,
     keys: jax.Array | None,
     dropped: jax.Array,
@@ -33,7 +30,7 @@ def is_hidden(
       model, estimator, params: of the rule.
       ys, weights, keys: the data, leading axis N, and a key for each, or None.
       dropped: how many data are not feasible.
-      chunk_size: data looked at in one go; None for all.
+      chunk_size: data in one chunk; None for all.
     """
     first = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape[1:], a.dtype), ys)
     if keys is None or not may_draw_the_impossible(model, params, first):

@@ -1,13 +1,13 @@
 """The closed-form M step as a part of a rule: which families move, from which statistics, and what is reported."""
 
 from dataclasses import dataclass, replace
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from elbo import Params, is_family
 from elbo.dtypes import widened
+from elbo.types import PyTree
 
 from .averages import Rate, average, begin
 from .guard import keep_finite
@@ -15,8 +15,6 @@ from .moving import moves, whole_families
 from .priors import add_prior, flatten, log_prior
 from .rule import Info
 from .statistics import Statistics, count_empty, count_floored, maximize
-
-Tree = Any
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,17 +28,17 @@ class MStep:
       rate: of the running averages of the statistics; None: the statistics of the batch are all that counts.
     """
 
-    prior: Tree
+    prior: PyTree
     keep: bool
     where: tuple = ()
     rate: Rate | None = None
 
-    def init(self, params: Params) -> Tree:
+    def init(self, params: Params) -> PyTree:
         """The state: the running averages, or ()."""
         moving = self.moving(params)
         return () if self.rate is None else begin(moving)
 
-    def update(self, params: Params, statistics: Statistics, state: Tree) -> tuple[Tree, Tree, Info]:
+    def update(self, params: Params, statistics: Statistics, state: PyTree) -> tuple[PyTree, PyTree, Info]:
         """The new theta and state, and the `Info` of the parameters that the statistics are of."""
         theta, seen, new_state = params.theta, statistics, state
         if self.rate is not None:
@@ -52,7 +50,7 @@ class MStep:
         (new, new_state), finite = keep_finite((new, new_state), (theta, state))
         return new, new_state, info_of(theta, statistics, seen, self.prior, finite)
 
-    def moving(self, params: Params) -> Tree:
+    def moving(self, params: Params) -> PyTree:
         """Theta with None in place of what stays; raises where a leaf would have to move but has no closed form."""
         leaves, treedef = flatten(params.theta)
         flags = whole_families(params.theta, moves(params, self.where).theta)
@@ -67,7 +65,7 @@ class MStep:
         return replace(self, where=(*self.where, *where), rate=self.rate if rate is None else rate)
 
 
-def info_of(theta: Tree, statistics: Statistics, seen: Statistics, prior: Tree, finite: jax.Array) -> Info:
+def info_of(theta: PyTree, statistics: Statistics, seen: Statistics, prior: PyTree, finite: jax.Array) -> Info:
     """What the statistics say of the parameters that they were measured with; `seen` are those that the M step read."""
     theta = widened(theta)
     total = jnp.where(statistics.weight > 0, statistics.weight, 1)
@@ -84,7 +82,7 @@ def info_of(theta: Tree, statistics: Statistics, seen: Statistics, prior: Tree, 
     )
 
 
-def require_families(theta: Tree, flags: list[bool]) -> None:
+def require_families(theta: PyTree, flags: list[bool]) -> None:
     """Raises if a leaf of theta that is to move has no closed-form M step."""
     paths = [path for path, _ in jax.tree_util.tree_leaves_with_path(theta, is_leaf=is_family)]
     names = [

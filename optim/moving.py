@@ -1,16 +1,15 @@
 """Which leaves of the parameters a rule may move, and the parameters taken apart into those and the others."""
 
 import dataclasses
-from typing import Any
 
 import jax
 
 from elbo import Params, is_family
+from elbo.types import PyTree
 
 from .priors import flatten
 
-Tree = Any
-Where = str | Tree
+Where = str | PyTree
 """A dotted name of a subtree of `Params`, or a prefix of it with bools for leaves."""
 
 
@@ -31,17 +30,17 @@ def moves(params: Params, where: tuple[tuple[Where, ...], ...]) -> Params:
     return jax.tree.map(without_fixed, jax.tree.unflatten(treedef, flags), is_leaf=is_family)
 
 
-def part(params: Tree, chosen: Tree) -> Tree:
+def part(params: PyTree, chosen: PyTree) -> PyTree:
     """The leaves of params that are chosen; None in place of the others."""
     return jax.tree.map(lambda flag, leaf: leaf if flag else None, chosen, params)
 
 
-def join(moved: Tree, params: Tree) -> Tree:
+def join(moved: PyTree, params: PyTree) -> PyTree:
     """Params with the leaves of a `part` of them put in."""
     return jax.tree.map(lambda new, old: old if new is None else new, moved, params, is_leaf=lambda a: a is None)
 
 
-def whole_families(theta: Tree, chosen: Tree) -> list[bool]:
+def whole_families(theta: PyTree, chosen: PyTree) -> list[bool]:
     """For each leaf of theta, where a family is one leaf, whether it moves; raises where half of a family does.
 
     Half of an argmax is not the argmax of that half. Fields that a family calls fixed count on neither side.

@@ -6,11 +6,10 @@ import jax
 import jax.numpy as jnp
 
 from elbo import is_family
+from elbo.types import PyTree
 
-Tree = Any
 
-
-def add_prior(theta: Tree, families: Tree, prior: Tree) -> Tree:
+def add_prior(theta: PyTree, families: PyTree, prior: PyTree) -> PyTree:
     """The families' statistics with those of the priors' imaginary data added."""
     leaves, treedef = flatten(theta)
     new = [
@@ -20,18 +19,18 @@ def add_prior(theta: Tree, families: Tree, prior: Tree) -> Tree:
     return treedef.unflatten(new)
 
 
-def log_prior(theta: Tree, prior: Tree) -> jax.Array | float:
+def log_prior(theta: PyTree, prior: PyTree) -> jax.Array | float:
     """Σ ln prior of the families of theta, nats, up to a constant; 0 without priors."""
     pairs = zip(flatten(theta)[0], match_prior(theta, prior), strict=True)
     return sum(p.log_prob(leaf) for leaf, p in pairs if p is not None)
 
 
-def flatten(theta: Tree) -> tuple[list, Any]:
+def flatten(theta: PyTree) -> tuple[list, Any]:
     """The leaves of theta, where a family is one leaf, and the tree they hang in."""
     return jax.tree.flatten(theta, is_leaf=is_family)
 
 
-def match_prior(theta: Tree, prior: Tree) -> list:
+def match_prior(theta: PyTree, prior: PyTree) -> list:
     """The prior of each leaf of theta, or None; raises where the trees or the kinds do not match."""
     leaves, treedef = flatten(theta)
     if prior is None:

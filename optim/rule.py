@@ -7,8 +7,7 @@ from typing import Any, NamedTuple, Protocol, cast
 import jax
 
 from elbo import Params
-
-Tree = Any
+from elbo.types import PyTree
 
 
 class Info(NamedTuple):
@@ -47,8 +46,8 @@ class Update(Protocol):
     """One step of a rule."""
 
     def __call__(
-        self, key: jax.Array | None, params: Params, state: Tree, ys: Tree, *, weights: jax.Array | None = None
-    ) -> tuple[Params, Tree, Info]:
+        self, key: jax.Array | None, params: Params, state: PyTree, ys: PyTree, *, weights: jax.Array | None = None
+    ) -> tuple[Params, PyTree, Info]:
         """Moves the parameters on a batch.
 
         Args:
@@ -93,7 +92,7 @@ class Rule(NamedTuple):
     A rule of your own is `Rule(init, update)`. One that can be made again with other options has a `rebuild` too.
     """
 
-    init: Callable[[Params], Tree]
+    init: Callable[[Params], PyTree]
     update: Update
     rebuild: Rebuild | None = None
 

@@ -3,19 +3,18 @@
 import enum
 from collections.abc import Callable
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from elbo import Params
 from elbo.devices import axes_of, varying
+from elbo.types import PyTree
 
 from .arguments import require_count, require_params, require_rule, require_tolerance
 from .rule import Info, Rule
 from .sharing import share
-
-Tree = Any
 
 REJECTIONS = 10
 """How many updates in a row may be rejected (not finite) before a run gives up."""
@@ -49,7 +48,7 @@ class Run(NamedTuple):
     """
 
     params: Params
-    state: Tree
+    state: PyTree
     history: Info
     steps: jax.Array
     reason: jax.Array
@@ -60,13 +59,13 @@ class Run(NamedTuple):
 def run(
     rule: Rule,
     params: Params,
-    ys: Tree,
+    ys: PyTree,
     *,
     key: jax.Array | None = None,
     steps: int = 100,
     tolerance: float | jax.Array | None = None,
     weights: jax.Array | None = None,
-    state: Tree = None,
+    state: PyTree = None,
     first: int | jax.Array = 0,
 ) -> Run:
     """Up to `steps` updates of a rule, compiled once for each rule, shape and number of steps; a pure function.

@@ -1,18 +1,16 @@
 """Data that are not feasible, left out before the derivative is taken: NaN times weight 0 is NaN."""
 
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from elbo import all_finite
 from elbo.devices import axes_of, varying
+from elbo.types import PyTree
 
-Tree = Any
 
-
-def settle(f: Callable[..., tuple[Tree, jax.Array]], shapes: Tree, good: jax.Array, *args: Tree) -> tuple:
+def settle(f: Callable[..., tuple[PyTree, jax.Array]], shapes: PyTree, good: jax.Array, *args: PyTree) -> tuple:
     """`f(good, *args)`, where f gives sums over the good data, and which of them are feasible.
 
     If some are not while a sum is not finite, they may be why, and a second turn of the same compiled loop leaves them
@@ -60,7 +58,7 @@ def settle(f: Callable[..., tuple[Tree, jax.Array]], shapes: Tree, good: jax.Arr
     return settled(good, list(once))
 
 
-def replaced(good: jax.Array, data: Tree) -> Tree:
+def replaced(good: jax.Array, data: PyTree) -> PyTree:
     """Data, a pytree of arrays with a leading axis N, with those that are not good replaced by the first that is."""
     size = good.shape[0]
     # a minimum is vectorised where argmax is not

@@ -1,7 +1,7 @@
 """Expected sufficient statistics as a derivative of the objective, and the closed-form M step that reads them."""
 
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -14,13 +14,12 @@ from elbo.estimators import Automatic, Estimator, expect_with_entropy
 from elbo.exact import terms
 from elbo.family import with_tap
 from elbo.objective import batch_length
+from elbo.types import PyTree
 from elbo.untapped import require_taps
 
 from .chunks import check_weights, split, sum_over_chunks
 from .impossible import is_hidden
 from .priors import add_prior, flatten
-
-Tree = Any
 
 
 class Statistics(NamedTuple):
@@ -34,7 +33,7 @@ class Statistics(NamedTuple):
       dropped: number of data of non-zero weight that are not feasible; int.
     """
 
-    families: Tree
+    families: PyTree
     elbo: jax.Array
     weight: jax.Array
     dropped: jax.Array
@@ -43,13 +42,13 @@ class Statistics(NamedTuple):
 def expected_statistics(
     model: Model,
     params: Params,
-    ys: Tree,
+    ys: PyTree,
     *,
     weights: jax.Array | None = None,
     key: jax.Array | None = None,
     estimator: Estimator | None = None,
     chunk_size: ChunkSize = None,
-    moving: Tree = None,
+    moving: PyTree = None,
 ) -> Statistics:
     """Σ_y w_y E_q[T(z, y)] for every family of Θ, with q = P_Ψ(z|y): the gradient of E_q ln P_Θ in the families' taps.
 
@@ -60,7 +59,7 @@ def expected_statistics(
       weights: [N], 1 by default.
       key: needed only if the estimator samples.
       estimator: how to take the expectation; `Automatic` by default.
-      chunk_size: data looked at in one go, all by default; "auto" for as many as the fast memory holds. The memory
+      chunk_size: data in one chunk, all by default; "auto" for as many as the fast memory holds. The memory
         needed is that of one chunk; N need not be a multiple.
       moving: theta with None in place of families whose statistics are not wanted (their statistics are None); those
         may be read in any way, see `require_taps`. All are wanted by default.
@@ -94,7 +93,7 @@ def expected_statistics(
     return Statistics(families, jnp.where(hidden, -jnp.inf, sums.bound), sums.weight, sums.dropped)
 
 
-def maximize(theta: Tree, statistics: Statistics, *, prior: Tree = None) -> Tree:
+def maximize(theta: PyTree, statistics: Statistics, *, prior: PyTree = None) -> PyTree:
     """The closed-form M step: each family of theta replaced by its argmax; other leaves stay.
 
     Args:
@@ -109,7 +108,7 @@ def maximize(theta: Tree, statistics: Statistics, *, prior: Tree = None) -> Tree
     return jax.tree.map(lambda a, old: a.astype(jnp.asarray(old).dtype), treedef.unflatten(new), theta)
 
 
-def count_empty(theta: Tree, families: Tree) -> jax.Array:
+def count_empty(theta: PyTree, families: PyTree) -> jax.Array:
     """How many components the statistics hold no data of, an int scalar."""
     leaves, treedef = flatten(theta)
     pairs = zip(leaves, treedef.flatten_up_to(families), strict=True)
@@ -118,7 +117,7 @@ def count_empty(theta: Tree, families: Tree) -> jax.Array:
     )
 
 
-def count_floored(theta: Tree) -> jax.Array:
+def count_floored(theta: PyTree) -> jax.Array:
     """How many scales of the families of theta stand at their floor, an int scalar."""
     floored = [leaf.floored() for leaf in flatten(theta)[0] if is_family(leaf) and hasattr(leaf, "floored")]
     return sum((jnp.sum(f, dtype=jnp.int32) for f in floored), jnp.zeros((), jnp.int32))

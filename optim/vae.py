@@ -1,27 +1,25 @@
 """The VAE: gradient E step, gradient M step, both at once."""
 
 from dataclasses import dataclass, replace
-from typing import Any
 
 import optax
 
 from elbo import Model, Params
 from elbo.chunks import ChunkSize
 from elbo.estimators import Estimator
+from elbo.types import PyTree
 
 from .arguments import require_model, require_optimizer, require_params
 from .gradient import Ascent, ascend
 from .moving import moves
 from .rule import Rule, rule_of
 
-Tree = Any
-
 
 def vae_step(
     model: Model,
     optimizer: optax.GradientTransformation,
     *,
-    prior: Tree = None,
+    prior: PyTree = None,
     chunk_size: ChunkSize = None,
     estimator: Estimator | None = None,
 ) -> Rule:
@@ -31,7 +29,7 @@ def vae_step(
       model: any; psi and theta are pytrees of floating-point arrays and families.
       optimizer: an optax optimiser for `Params(theta, psi)`.
       prior: theta with each family replaced by a prior, or None.
-      chunk_size: data looked at in one go; all by default; "auto" for as many as the fast memory holds.
+      chunk_size: data in one chunk; all by default; "auto" for as many as the fast memory holds.
       estimator: how to take the expectation; by default the best that each term of log_joint allows,
         `Reparameterized()` for a network in z.
 
@@ -53,7 +51,7 @@ class _Step:
     ascent: Ascent
     where: tuple = ()
 
-    def init(self, params: Params) -> Tree:
+    def init(self, params: Params) -> PyTree:
         require_params(params)
         return self.ascent.init(params, moves(params, self.where))
 

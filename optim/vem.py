@@ -9,6 +9,7 @@ import optax
 from elbo import Model, Params
 from elbo.chunks import ChunkSize
 from elbo.estimators import Estimator
+from elbo.types import PyTree
 
 from .arguments import require_model, require_optimizer, require_params
 from .gradient import Ascent, ascend
@@ -17,14 +18,12 @@ from .moving import moves
 from .rule import Rule, rule_of
 from .statistics import expected_statistics
 
-Tree = Any
-
 
 def vem_step(
     model: Model,
     optimizer: optax.GradientTransformation,
     *,
-    prior: Tree = None,
+    prior: PyTree = None,
     chunk_size: ChunkSize = None,
     estimator: Estimator | None = None,
     keep: bool = False,
@@ -35,7 +34,7 @@ def vem_step(
       model: with any encoder, and families as the leaves of theta.
       optimizer: an optax optimiser for psi.
       prior: theta with each family replaced by a prior, or None.
-      chunk_size: data looked at in one go; all by default; "auto" for as many as the fast memory holds.
+      chunk_size: data in one chunk; all by default; "auto" for as many as the fast memory holds.
       estimator: how to take the expectation; `Automatic` by default.
       keep: what to do with leaves of theta that are not in a family: raise, or keep them.
 
@@ -63,7 +62,7 @@ class _Step:
     m_step: MStep
     where: tuple = ()
 
-    def init(self, params: Params) -> tuple[Tree, Tree]:
+    def init(self, params: Params) -> tuple[PyTree, PyTree]:
         require_params(params)
         return self.ascent.init(params.psi, moves(params, self.where).psi), self.m_step.init(params)
 

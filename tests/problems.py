@@ -25,8 +25,8 @@ from elbo.models.families import (
     PseudoData,
     PseudoScale,
 )
+from elbo.types import PyTree
 
-Tree = Any
 Rng = np.random.Generator
 FLOOR = 1e-3
 VALUES = 4
@@ -57,12 +57,12 @@ class Problem:
     """
 
     model: Callable[[Sizes], elbo.Model]
-    data: Callable[[Rng, Sizes], Tree]
-    theta: Callable[[Rng, Sizes, Tree], Tree]
-    log_marginal: Callable[[Tree, Tree], jax.Array]
+    data: Callable[[Rng, Sizes], PyTree]
+    theta: Callable[[Rng, Sizes, PyTree], PyTree]
+    log_marginal: Callable[[PyTree, PyTree], jax.Array]
 
 
-def start(name: str, seed: int = 0, sizes: Sizes = SMALL) -> tuple[elbo.Model, elbo.Params, Tree]:
+def start(name: str, seed: int = 0, sizes: Sizes = SMALL) -> tuple[elbo.Model, elbo.Params, PyTree]:
     """The model, parameters with Ψ = Θ, and data of one problem; jax arrays, none shared."""
     problem, rng = PROBLEMS[name], np.random.default_rng(seed)
     ys = problem.data(rng, sizes)
@@ -76,12 +76,12 @@ def model_of(name: str, sizes: Sizes) -> elbo.Model:
     return PROBLEMS[name].model(sizes)
 
 
-def arrays(tree: Tree, dtype: Any = float) -> Tree:
+def arrays(tree: PyTree, dtype: Any = float) -> PyTree:
     """Numpy's numbers as jax arrays, floating-point ones of the given type."""
     return jax.tree.map(lambda a: jnp.array(a, dtype if np.issubdtype(np.result_type(a), np.floating) else None), tree)
 
 
-def stack(trees: list[Tree]) -> Tree:
+def stack(trees: list[PyTree]) -> PyTree:
     """Trees of arrays as one tree with a leading axis."""
     return jax.tree.map(lambda *leaves: np.stack(leaves), *trees)
 
@@ -93,7 +93,7 @@ def random_weights(rng: Rng, size: int) -> np.ndarray:
     return weights
 
 
-def prior_of(reference: Tree, count: Any, kind: str) -> Tree:
+def prior_of(reference: PyTree, count: Any, kind: str) -> PyTree:
     """A prior for every family: `kind` "data" (`PseudoData`) or "scale" (`PseudoScale` where there is a scale)."""
 
     def one(family):
@@ -299,7 +299,7 @@ PROBLEMS = {
 }
 
 
-def without_floor(theta: Tree) -> Tree:
+def without_floor(theta: PyTree) -> PyTree:
     """Theta with the floor of every family that has one at 0."""
 
     def one(family):

@@ -8,7 +8,7 @@ minus ln 17 for each pixel, is a lower bound on ln P(pixels), and bits per dimen
 import math
 import time
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -20,11 +20,11 @@ from rich.table import Table
 import elbo
 from elbo import optim
 from elbo.models import factor_analysis, ppca, vae
+from elbo.types import PyTree
 
 from .. import datasets
 from .clock import fit
 
-Tree = Any
 BATCH = 128
 LEVELS = 17  # grey levels of the bundled digits
 PIECES = 4
@@ -101,8 +101,8 @@ def train(
     rule: optim.Rule,
     model: elbo.Model,
     params: elbo.Params,
-    fresh: Callable[[jax.Array], Tree],
-    validation: Tree,
+    fresh: Callable[[jax.Array], PyTree],
+    validation: PyTree,
     *,
     key: jax.Array,
     rounds: int,

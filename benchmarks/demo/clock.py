@@ -9,8 +9,7 @@ import numpy as np
 
 import elbo
 from elbo import optim
-
-Tree = Any
+from elbo.types import PyTree
 
 
 class Trace(NamedTuple):
@@ -42,7 +41,7 @@ def fit(*args: Any, **options: Any) -> optim.Fit:
 def trace(
     rule: optim.Rule,
     params: elbo.Params,
-    ys: Tree,
+    ys: PyTree,
     measure: Callable[[elbo.Params], jax.Array],
     *,
     key: jax.Array | None = None,

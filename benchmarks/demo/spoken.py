@@ -4,7 +4,7 @@ import itertools
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -17,10 +17,10 @@ import elbo
 from elbo import optim
 from elbo.models import ctc, ctc_decoding
 from elbo.models.networks import functional
+from elbo.types import PyTree
 
 from .. import datasets, speech
 
-Tree = Any
 PIECES = 4
 STRIDE = 4  # frames of the spectrum for each frame of the network
 BLANK = 10
@@ -185,8 +185,8 @@ def plain(apply: Callable, optimizer: optax.GradientTransformation) -> optim.Rul
 
 
 def learn(
-    rule: optim.Rule, start: Tree, train: elbo.Labelled, look: Callable, size: Size
-) -> Iterator[tuple[Tree, tuple[float, ...]]]:
+    rule: optim.Rule, start: PyTree, train: elbo.Labelled, look: Callable, size: Size
+) -> Iterator[tuple[PyTree, tuple[float, ...]]]:
     """Steps of a rule on random batches; every so many, theta with (steps, seconds, what `look(theta)` sees)."""
     rng, key = np.random.default_rng(2), jax.random.key(3)
     params = elbo.Params(start, jax.tree.map(jnp.copy, start))
@@ -202,7 +202,7 @@ def learn(
         taken += time.perf_counter() - begin
 
 
-def _look(apply: Callable, test: elbo.Labelled, theta: Tree) -> tuple[jax.Array, jax.Array]:
+def _look(apply: Callable, test: elbo.Labelled, theta: PyTree) -> tuple[jax.Array, jax.Array]:
     """−ln P per digit of the test utterances, nats, and the label error rate of greedy decoding."""
     logits = jax.vmap(apply, (None, 0))(theta, test.inputs)
     decoded = jax.vmap(partial(ctc_decoding.greedy, blank=BLANK))(logits, -(-test.inputs.length // STRIDE))
@@ -210,7 +210,7 @@ def _look(apply: Callable, test: elbo.Labelled, theta: Tree) -> tuple[jax.Array,
     return jnp.sum(losses) / jnp.sum(test.labels.length), ctc_decoding.label_error_rate(decoded, test.labels)
 
 
-def _beam_errors(apply: Callable, test: elbo.Labelled, theta: Tree) -> jax.Array:
+def _beam_errors(apply: Callable, test: elbo.Labelled, theta: PyTree) -> jax.Array:
     """Label error rate of beam search."""
 
     def one(y):
@@ -229,7 +229,7 @@ def _losses(loss: Callable, logits: jax.Array, ys: elbo.Labelled) -> jax.Array:
     return loss(logits, beyond.astype(jnp.float32), labels, missing.astype(jnp.float32), blank_id=BLANK)
 
 
-def _batch(ys: Tree, rows: np.ndarray) -> Tree:
+def _batch(ys: PyTree, rows: np.ndarray) -> PyTree:
     return jax.tree.map(lambda a: a[rows], ys)
 
 

@@ -1,15 +1,13 @@
 """The exact posterior as a derivative of log_joint: potentials of an affine one, moments of a quadratic one."""
 
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from ..devices import varies_over, varying
 from ..polynomial import KINDS, dependence
-
-Tree = Any
+from ..types import PyTree
 
 
 class StructureError(ValueError):
@@ -23,14 +21,14 @@ def met(obstacle: str) -> str:
     return f" (z meets {obstacle}" + (", which need not be that of its values)" if "rule" in obstacle else ")")
 
 
-def require_degree(log_joint: Callable[[Tree], jax.Array], z: Tree, degree: int, message: str) -> None:
+def require_degree(log_joint: Callable[[PyTree], jax.Array], z: PyTree, degree: int, message: str) -> None:
     """Raises a `StructureError` unless log_joint is a polynomial of that degree in z, whose derivatives can be read."""
     found = dependence(log_joint, z)
     if found.obstacle or found.degree > degree:  # type: ignore[operator] # without an obstacle it has a degree
         raise StructureError(f"log_joint: is not {KINDS[degree]} in z{met(found.obstacle)}, so {message}")
 
 
-def affine_potentials(log_joint: Callable[[Tree], jax.Array], shape: Tree) -> Tree:
+def affine_potentials(log_joint: Callable[[PyTree], jax.Array], shape: PyTree) -> PyTree:
     """Log potentials of P(z|y), z an indicator [*shape]: the gradient of an affine log_joint. Raises if it is not.
 
     shape is a tuple of numbers, or a pytree (a NamedTuple, say) of such tuples.
@@ -57,7 +55,7 @@ def quadratic_potentials(log_joint: Callable[[jax.Array], jax.Array], size: int)
     return jax.grad(log_joint)(z), -jax.hessian(log_joint)(z)
 
 
-def template(log_joint: Callable[[Tree], jax.Array], shape: Tree) -> Tree:
+def template(log_joint: Callable[[PyTree], jax.Array], shape: PyTree) -> PyTree:
     """Zeros [*shape] of the dtype that log_joint computes in. Raises unless that is one floating-point scalar.
 
     shape is a tuple of numbers, or a pytree (a NamedTuple, say) of such tuples.

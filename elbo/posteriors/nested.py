@@ -2,14 +2,13 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, NoReturn
+from typing import NoReturn
 
 import jax
 
+from ..types import PyTree
 from .derive import StructureError
 from .protocol import Posterior
-
-Tree = Any
 
 
 @jax.tree_util.register_dataclass
@@ -42,25 +41,25 @@ class Nested:
     """
 
     outer: Posterior
-    inner: Tree
-    conditional: Callable[[Tree, Tree], Posterior] = field(metadata={"static": True})
+    inner: PyTree
+    conditional: Callable[[PyTree, PyTree], Posterior] = field(metadata={"static": True})
 
-    def given(self, x: Tree) -> Posterior:
+    def given(self, x: PyTree) -> Posterior:
         """P(s | x, y)."""
         return self.conditional(self.inner, x)
 
-    def sample(self, key: jax.Array) -> tuple[Tree, Tree]:
+    def sample(self, key: jax.Array) -> tuple[PyTree, PyTree]:
         """One draw (x, s)."""
         outer_key, inner_key = jax.random.split(key)
         x = self.outer.sample(outer_key)
         return x, self.given(x).sample(inner_key)
 
-    def log_prob(self, z: tuple[Tree, Tree]) -> jax.Array:
+    def log_prob(self, z: tuple[PyTree, PyTree]) -> jax.Array:
         """ln q(x) + ln q(s|x)."""
         x, s = z
         return self.outer.log_prob(x) + self.given(x).log_prob(s)
 
-    def mode(self) -> tuple[Tree, Tree]:
+    def mode(self) -> tuple[PyTree, PyTree]:
         """The most probable x, and the most probable s given it; not always the most probable pair."""
         x = self.outer.mode()
         return x, self.given(x).mode()

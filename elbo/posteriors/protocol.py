@@ -7,7 +7,7 @@ from typing import Any, Protocol, runtime_checkable
 import jax
 import jax.numpy as jnp
 
-Tree = Any
+from ..types import PyTree
 
 
 @runtime_checkable
@@ -37,11 +37,11 @@ class Posterior(Protocol):
       - `reparameterized`: True where `sample` is differentiable in the posterior's parameters.
     """
 
-    def sample(self, key: jax.Array) -> Tree:
+    def sample(self, key: jax.Array) -> PyTree:
         """One draw of z."""
         ...
 
-    def log_prob(self, z: Tree) -> jax.Array:
+    def log_prob(self, z: PyTree) -> jax.Array:
         """ln P(z|y), a scalar."""
         ...
 
@@ -49,11 +49,11 @@ class Posterior(Protocol):
         """−E ln P(z|y), a scalar."""
         ...
 
-    def mode(self) -> Tree:
+    def mode(self) -> PyTree:
         """The most probable z."""
         ...
 
-    def mean(self) -> Tree:
+    def mean(self) -> PyTree:
         """E z, where z is an indicator or a vector."""
         ...
 
@@ -61,7 +61,7 @@ class Posterior(Protocol):
 class Structure(Protocol):
     """The shape of a latent z, from which `exact` derives the posterior of a log_joint."""
 
-    def posterior(self, log_joint: Callable[[Tree], jax.Array], y: Tree = None) -> Posterior:
+    def posterior(self, log_joint: Callable[[PyTree], jax.Array], y: PyTree = None) -> Posterior:
         """P(z|y) ∝ exp log_joint(z), for the log_joint of one datum as a function of z alone.
 
         y is that datum, for structures whose size depends on it (the length of a sequence).
@@ -114,7 +114,7 @@ def prepared(q: Posterior) -> Posterior:
     return q.prepared() if hasattr(q, "prepared") else q
 
 
-def same_shapes(name: str, z: Tree, like: Tree) -> None:
+def same_shapes(name: str, z: PyTree, like: PyTree) -> None:
     """Raises unless the leaves of z, the argument of that name, have the shapes of another pytree, one by one."""
     shapes, expected = ([list(jnp.shape(a)) for a in jax.tree.leaves(tree)] for tree in (z, like))
     if shapes != expected:

@@ -7,13 +7,12 @@ import jax
 import jax.numpy as jnp
 
 from elbo import on_support
+from elbo.types import PyTree
 
 from .categorical import Categorical
 
-Tree = Any
 
-
-def data_log_prob(family: Any, *data: Tree) -> jax.Array:
+def data_log_prob(family: Any, *data: PyTree) -> jax.Array:
     """ln p of one datum under each component, [*batch], nats; `LOG_ZERO` for an indicator that is none.
 
     `Categorical.log_prob` itself is affine in sums of indicators, for the sake of latent paths; such a sum is no datum.
@@ -24,7 +23,7 @@ def data_log_prob(family: Any, *data: Tree) -> jax.Array:
     return value
 
 
-def usable(family: Any, *data: Tree) -> jax.Array:
+def usable(family: Any, *data: PyTree) -> jax.Array:
     """Which of a batch of data, with a leading axis N, are finite and can come from the family; bool [N]."""
     flags = [jnp.all(jnp.isfinite(a).reshape(a.shape[0], -1), 1) for a in jax.tree.leaves(data) if _real(a)]
     if hasattr(family, "supports"):

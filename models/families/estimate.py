@@ -7,13 +7,12 @@ import jax
 import jax.numpy as jnp
 
 from elbo.family import with_tap
+from elbo.types import PyTree
 
 from ..chunks import sum_rows
 
-Tree = Any
 
-
-def weighted_statistics(family: Any, weights: jax.Array, *data: Tree) -> Tree:
+def weighted_statistics(family: Any, weights: jax.Array, *data: PyTree) -> PyTree:
     """Σ_n w_n T(x_n), in the family's coordinates.
 
     Args:
@@ -30,7 +29,7 @@ def weighted_statistics(family: Any, weights: jax.Array, *data: Tree) -> Tree:
     return pull(jnp.broadcast_to(weights, value.shape).astype(value.dtype))[0]
 
 
-def estimate(family: Any, weights: jax.Array, *data: Tree, rounds: int = 2) -> Any:
+def estimate(family: Any, weights: jax.Array, *data: PyTree, rounds: int = 2) -> Any:
     """The family of maximum likelihood for weighted data; `family` gives the kind, the batch shape and the floor.
 
     Args:
@@ -47,7 +46,7 @@ def estimate(family: Any, weights: jax.Array, *data: Tree, rounds: int = 2) -> A
     return estimate_rows(family, lambda weights, *data: (weights, data), weights, *data, rounds=rounds)
 
 
-def estimate_rows(family: Any, weigh: Callable[..., tuple[jax.Array, tuple]], *rows: Tree, rounds: int = 2) -> Any:
+def estimate_rows(family: Any, weigh: Callable[..., tuple[jax.Array, tuple]], *rows: PyTree, rounds: int = 2) -> Any:
     """The same of data whose weights are made chunk by chunk: no array of [N, *batch] numbers is.
 
     Args:

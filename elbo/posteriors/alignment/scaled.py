@@ -12,17 +12,16 @@ where the last term is missing for a repeated label. Arrays are [..., T, L+1], o
 one loop over all of it. The loops overwrite what they read: fresh memory would take as long as the arithmetic.
 """
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax.lax import bitcast_convert_type
 
 from ...numerics import IMPOSSIBLE, LOG_ZERO
+from ...types import PyTree
 from ..structured.log_space import settle
 from .path import Sizes, States
-
-Tree = Any
 
 # From one call of `tidy` to the next a mantissa grows by 3 √2 a frame at most and shrinks by √2: from 2^0 to 2^34 and
 # 2^-8 in 16 frames. So a sum loses at most 2^(34 + 8 - 126) of itself, and the product of two does not overflow.
@@ -218,11 +217,11 @@ def _skips(sizes: Sizes) -> jax.Array:
     return ~jnp.pad(sizes.repeats, edges)[..., 1:]
 
 
-def _at(weights: Tree, t: jax.Array) -> Tree:
+def _at(weights: PyTree, t: jax.Array) -> PyTree:
     return jax.tree.map(lambda a: jax.lax.dynamic_index_in_dim(a, t, -2, keepdims=False), weights)
 
 
-def _put(weights: Tree, frame: Tree, t: jax.Array) -> Tree:
+def _put(weights: PyTree, frame: PyTree, t: jax.Array) -> PyTree:
     return jax.tree.map(lambda a, x: jax.lax.dynamic_update_index_in_dim(a, x, t, a.ndim - 2), weights, frame)
 
 

@@ -1,16 +1,14 @@
 """One chain of few states: its time is that of the loop and of what a frame waits for, not of the arithmetic."""
 
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax.custom_batching import custom_vmap
 from jax.lax import dynamic_index_in_dim
 
+from ...types import PyTree
 from .factors import Filtered, Scaled, floor, product
-
-Tree = Any
 
 # A loop with so few states runs as one piece of machine code, 10 to 20 ns a frame; a larger one calls an operation
 # after the other, and then fewer operations are faster: as in `scaled`.
@@ -19,7 +17,7 @@ _CHAINS = 4
 _HEADROOM = 2.0**64
 
 
-def unless_batched(alone: Callable[..., Tree], batched: Callable[..., Tree]) -> Callable[..., Tree]:
+def unless_batched(alone: Callable[..., PyTree], batched: Callable[..., PyTree]) -> Callable[..., PyTree]:
     """alone, but under vmap over more than four chains `batched`."""
 
     @custom_vmap
@@ -69,7 +67,7 @@ def backward(factors: Scaled, onward: jax.Array, length: jax.Array) -> jax.Array
     return _in_pairs(step, end, len(onward), reverse=True)
 
 
-def _in_pairs(step: Callable, carry: Tree, count: int, reverse: bool = False) -> Tree:
+def _in_pairs(step: Callable, carry: PyTree, count: int, reverse: bool = False) -> PyTree:
     """What jax.lax.scan over 0 … count-1 puts out, but two steps a turn; where count is odd a step more at the end.
 
     An index out of range reads the nearest frame.

@@ -1,18 +1,15 @@
 """Which states of a chain some path reaches: hard zeros forbid the others, however well these fit the data."""
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 
 from ...devices import axes_of, varying
 from ...numerics import IMPOSSIBLE
+from ...types import PyTree
 from ..structured.batching import mended
 from ..structured.frames import steps_mask
 from .factors import product
 from .path import Path
-
-Tree = Any
 
 # The scaled passes keep what falls far behind at a floor (`factors`), which also lends a little weight to a state
 # that nothing reaches, and through it to others that nothing reaches: where a path leads is therefore searched for, in
@@ -21,7 +18,7 @@ Tree = Any
 _FEW = 32
 
 
-def where_reached(weights: Tree, potentials: Path, length: jax.Array) -> tuple[Tree, jax.Array]:
+def where_reached(weights: PyTree, potentials: Path, length: jax.Array) -> tuple[PyTree, jax.Array]:
     """Weights of states, a pytree of arrays [T, K], 0 where no path leads to a state; whether one reaches the end.
 
     For one table of transitions; a search only where something is forbidden.

@@ -76,7 +76,7 @@ class GaussianChain:
           linear: [T, D].
           diagonal: Λ_{t,t}, [T, D, D], symmetric.
           below: Λ_{t+1,t}, [T − 1, D, D].
-          length: int scalar in 1..T, by default T; what stands beyond it is not looked at.
+          length: int scalar in 1..T, by default T; what stands beyond it is ignored.
 
         Raises:
           ValueError: the shapes do not match, or the length is known and not in 1..T.

@@ -1,16 +1,15 @@
 """Branches and loops under vmap: what is slow and always right only where what is fast is not, one loop for a batch."""
 
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax.custom_batching import custom_vmap
 
-Tree = Any
+from ...types import PyTree
 
 
-def unless(right: jax.Array, fast: Tree, slow: Callable[..., Tree], *args: Tree) -> Tree:
+def unless(right: jax.Array, fast: PyTree, slow: Callable[..., PyTree], *args: PyTree) -> PyTree:
     """fast if all that was computed is right, else slow(*args).
 
     Under vmap one branch serves the whole batch: a jax.lax.cond on its own would run both branches of it, always.
@@ -18,7 +17,7 @@ def unless(right: jax.Array, fast: Tree, slow: Callable[..., Tree], *args: Tree)
     return mended(right, fast, lambda _, *args: slow(*args), *args)
 
 
-def mended(right: jax.Array, value: Tree, mend: Callable[..., Tree], *args: Tree) -> Tree:
+def mended(right: jax.Array, value: PyTree, mend: Callable[..., PyTree], *args: PyTree) -> PyTree:
     """value if all that was computed is right, else mend(value, *args); see `unless`."""
 
     @custom_vmap
@@ -45,7 +44,7 @@ def mended(right: jax.Array, value: Tree, mend: Callable[..., Tree], *args: Tree
     return choose(right, value, args)
 
 
-def unless_each(right: jax.Array, fast: Tree, slow: Callable[..., Tree], *args: Tree) -> Tree:
+def unless_each(right: jax.Array, fast: PyTree, slow: Callable[..., PyTree], *args: PyTree) -> PyTree:
     """fast if all that was computed is right, else slow(*args), under vmap only for those where it is not.
 
     A jax.lax.cond on its own would run both branches under vmap. Data are taken one after the other: in log space
@@ -82,7 +81,7 @@ def unless_each(right: jax.Array, fast: Tree, slow: Callable[..., Tree], *args: 
     return choose(right, fast, args)
 
 
-def together(f: Callable[[Tree, Tree], Tree]) -> Callable[[Tree, Tree], Tree]:
+def together(f: Callable[[PyTree, PyTree], PyTree]) -> Callable[[PyTree, PyTree], PyTree]:
     """f(a, b) for arrays with any leading axes, such that vmap adds one: one loop for a whole batch."""
 
     @custom_vmap

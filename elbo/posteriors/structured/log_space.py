@@ -1,17 +1,15 @@
 """Sums over all z in log space, a frame at a time: what their scales add up to, and the way back of the best z."""
 
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from ...numerics import IMPOSSIBLE, LOG_ZERO, all_finite
+from ...types import PyTree
 
-Tree = Any
 
-
-def relative(weights: Tree) -> tuple[Tree, jax.Array]:
+def relative(weights: PyTree) -> tuple[PyTree, jax.Array]:
     """Log weights relative to the largest of them, and that one; what no path reaches stays at `LOG_ZERO`.
 
     A float32 so keeps its digits however long the sequence. No derivative flows through the largest.
@@ -35,12 +33,12 @@ def settle(log_z: jax.Array) -> jax.Array:
     return jnp.where(log_z <= IMPOSSIBLE, LOG_ZERO, jnp.where(log_z == jnp.inf, jnp.nan, log_z))
 
 
-def settled_score(score: jax.Array, potentials: Tree) -> jax.Array:
+def settled_score(score: jax.Array, potentials: PyTree) -> jax.Array:
     """The log potential of a best path, in the same way; NaN if any potential is no number."""
     return jnp.where(all_finite(potentials), settle(score), jnp.nan)
 
 
-def trace(last: jax.Array, choose: Callable, xs: Tree, inside: jax.Array) -> jax.Array:
+def trace(last: jax.Array, choose: Callable, xs: PyTree, inside: jax.Array) -> jax.Array:
     """States [T] from the last one backwards, z_t = choose(z_{t+1}, x_t); −1 in the padding. inside: bool [T-1]."""
 
     def step(state, x):

@@ -9,10 +9,9 @@ import jax
 import jax.numpy as jnp
 
 from ...numerics import IMPOSSIBLE, LOG_ZERO, within
+from ...types import PyTree
 from ..protocol import same_shapes
 from .rules import inner
-
-Tree = Any
 
 
 class StructuredPosterior(ABC):
@@ -31,19 +30,19 @@ class StructuredPosterior(ABC):
     _smooth: ClassVar[Callable[..., tuple]]
 
     @abstractmethod
-    def best(self) -> tuple[Tree, jax.Array]:
+    def best(self) -> tuple[PyTree, jax.Array]:
         """The most probable z as integers, −1 in the padding, and its log potential, nats (Viterbi)."""
 
     @abstractmethod
-    def sample(self, key: jax.Array) -> Tree:
+    def sample(self, key: jax.Array) -> PyTree:
         """One z, exactly from P."""
 
     @abstractmethod
-    def _clean(self) -> tuple[Tree, Tree]:
+    def _clean(self) -> tuple[PyTree, PyTree]:
         """Potentials without −∞ and without what stands in the padding, and the sizes that count."""
 
     @abstractmethod
-    def _indicate(self, found: Tree) -> Tree:
+    def _indicate(self, found: PyTree) -> PyTree:
         """The indicator of what `best` finds; of −1, zeros."""
 
     def prepared(self) -> Self:
@@ -58,7 +57,7 @@ class StructuredPosterior(ABC):
         given = self._given()
         return self._log_partition(*given) if self.smoothed is None else self.smoothed[0]
 
-    def mean(self) -> Tree:
+    def mean(self) -> PyTree:
         """E z, the marginals; zeros for an impossible datum. A pass forwards and one backwards."""
         return self._to_z(self._smoothed()[1])
 
@@ -69,7 +68,7 @@ class StructuredPosterior(ABC):
         possible = jax.tree.map(lambda a: jnp.where(a <= IMPOSSIBLE, 0, a), potentials)
         return jnp.where(log_z <= IMPOSSIBLE, log_z, within(log_z - inner(possible, marginals), 0, jnp.inf))
 
-    def log_prob(self, z: Tree) -> jax.Array:
+    def log_prob(self, z: PyTree) -> jax.Array:
         """ln P(z), nats; affine in z, so that a mean may take its place. `LOG_ZERO` or less: impossible.
 
         That z is one that the structure knows is not checked.
@@ -79,11 +78,11 @@ class StructuredPosterior(ABC):
         log_z = self.log_partition()
         return jnp.where(log_z <= IMPOSSIBLE, LOG_ZERO, inner(potentials, self._of_z(z)) - log_z)
 
-    def mode(self) -> Tree:
+    def mode(self) -> PyTree:
         """The most probable z (Viterbi)."""
         return self._indicator(*self.best())
 
-    def _indicator(self, found: Tree, score: jax.Array) -> Tree:
+    def _indicator(self, found: PyTree, score: jax.Array) -> PyTree:
         """The indicator of what was found: zeros if its score is that of an impossible z, NaN if it is no number."""
         found = jax.tree.map(lambda a: jnp.where(score <= IMPOSSIBLE, -1, a), found)
         return jax.tree.map(lambda a: jnp.where(jnp.isnan(score), jnp.nan, a), self._indicate(found))
@@ -92,14 +91,14 @@ class StructuredPosterior(ABC):
         given = self._given()
         return self._smooth(*given) if self.smoothed is None else self.smoothed
 
-    def _given(self) -> tuple[Tree, Tree]:
+    def _given(self) -> tuple[PyTree, PyTree]:
         """What the passes are given."""
         return self._clean()
 
-    def _to_z(self, marginals: Tree) -> Tree:
+    def _to_z(self, marginals: PyTree) -> PyTree:
         """z from the form that potentials have."""
         return marginals
 
-    def _of_z(self, z: Tree) -> Tree:
+    def _of_z(self, z: PyTree) -> PyTree:
         """The form that potentials have, from z."""
         return z

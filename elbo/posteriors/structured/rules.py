@@ -2,15 +2,14 @@
 
 import functools
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-Tree = Any
+from ...types import PyTree
 
 
-def inner(a: Tree, b: Tree) -> jax.Array:
+def inner(a: PyTree, b: PyTree) -> jax.Array:
     """⟨a, b⟩ of two pytrees of arrays, a scalar, linear in both."""
     # sums, for a batch of short dot products is slow on a CPU
     first, *rest = jax.tree.leaves(jax.tree.map(lambda x, y: jnp.sum(x * y), a, b))
@@ -18,11 +17,11 @@ def inner(a: Tree, b: Tree) -> jax.Array:
 
 
 def differentiable(
-    log_partition: Callable[[Tree, Tree], jax.Array],
-    smooth: Callable[[Tree, Tree], tuple],
-    slow: Callable[[Tree, Tree], tuple],
-    clean: Callable[[Tree, Tree], Tree] | None = None,
-) -> tuple[Callable[[Tree, Tree], jax.Array], Callable[[Tree, Tree], tuple]]:
+    log_partition: Callable[[PyTree, PyTree], jax.Array],
+    smooth: Callable[[PyTree, PyTree], tuple],
+    slow: Callable[[PyTree, PyTree], tuple],
+    clean: Callable[[PyTree, PyTree], PyTree] | None = None,
+) -> tuple[Callable[[PyTree, PyTree], jax.Array], Callable[[PyTree, PyTree], tuple]]:
     """log_partition and smooth, jit-compiled, with derivatives of any order in the potentials.
 
     d ln Z = ⟨marginals, d potentials⟩. The marginals have the derivatives of `slow`, plain arithmetic without rules of
