@@ -16,6 +16,15 @@ class Params(NamedTuple):
     theta: PyTree
     psi: PyTree
 
+    @classmethod
+    def tied(cls, theta: PyTree) -> "Params":
+        """Ψ = Θ, as an exact encoder has it: the posterior is that of the model.
+
+        >>> Params.tied(1.0)
+        Params(theta=1.0, psi=1.0)
+        """
+        return cls(theta, theta)
+
 
 class Model(NamedTuple):
     """A latent-variable model P_Θ(z, y) and an encoder P_Ψ(z|y), each for one datum.
@@ -32,7 +41,7 @@ class Model(NamedTuple):
     ...     return z @ (jnp.log(0.5) + y * jnp.log(theta) + (1 - y) * jnp.log(1 - theta))
     >>> model = elbo.Model(log_joint, elbo.exact(log_joint, elbo.categorical(2)))
     >>> theta = jnp.array([0.5, 0.25])
-    >>> elbo.evidence(model)(elbo.Params(theta, theta), jnp.array([1.0])).tolist()  # ln (0.5 + 0.25) / 2
+    >>> elbo.evidence(model)(elbo.Params.tied(theta), jnp.array([1.0])).tolist()  # ln (0.5 + 0.25) / 2
     [-0.9808]
     """
 

@@ -117,7 +117,7 @@ def model(states: int, emit: Emit | None = None, start: Start = "free") -> elbo.
         is None. The transitions then have no closed-form M step (use eg_step); the emissions do.
 
     >>> theta = Theta(Categorical(jnp.zeros(2)), Categorical(jnp.zeros((2, 2))), Categorical(jnp.zeros((2, 5))))
-    >>> elbo.evidence(model(2))(elbo.Params(theta, theta), jnp.array([[0, 1, 4]])).tolist()  # −3 ln 5
+    >>> elbo.evidence(model(2))(elbo.Params.tied(theta), jnp.array([[0, 1, 4]])).tolist()  # −3 ln 5
     [-4.8283]
     """
     _check_start(start)

@@ -89,7 +89,7 @@ def neural_hmm(networks: Networks, size: Size) -> elbo.Model:
     >>> size = Size(symbols=3, states=2, past=1)
     >>> networks = Networks(emit=lambda params, past: params)
     >>> theta = Theta(Categorical(jnp.zeros(2)), Categorical(jnp.zeros((2, 2))), jnp.zeros((2, 3)))
-    >>> elbo.evidence(neural_hmm(networks, size))(elbo.Params(theta, theta), jnp.array([[0, 2]])).tolist()  # −2 ln 3
+    >>> elbo.evidence(neural_hmm(networks, size))(elbo.Params.tied(theta), jnp.array([[0, 2]])).tolist()  # −2 ln 3
     [-2.1972]
     """
     joint = AffineJoint(networks, size)

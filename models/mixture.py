@@ -53,7 +53,7 @@ def model(components: int) -> elbo.Model:
 
     >>> components = MultivariateNormal.create(jnp.zeros((2, 1)), jnp.ones((2, 1, 1)))
     >>> theta = Theta(Categorical.create(jnp.array([0.5, 0.5])), components)
-    >>> elbo.evidence(model(2))(elbo.Params(theta, theta), jnp.zeros((1, 1))).tolist()  # -½ ln 2π
+    >>> elbo.evidence(model(2))(elbo.Params.tied(theta), jnp.zeros((1, 1))).tolist()  # -½ ln 2π
     [-0.9189]
     """
     return elbo.Model(log_joint, elbo.exact(log_joint, elbo.categorical(components)))

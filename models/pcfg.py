@@ -104,7 +104,7 @@ def model(
         `neural`; use eg_step).
 
     >>> theta = Theta(Categorical(jnp.zeros(1)), Categorical(jnp.zeros((1, 4))), Categorical(jnp.zeros((1, 3))))
-    >>> elbo.evidence(model(1, 1))(elbo.Params(theta, theta), jnp.array([[0, 2, 1]])).tolist()  # 2 · 4⁻² · 3⁻³
+    >>> elbo.evidence(model(1, 1))(elbo.Params.tied(theta), jnp.array([[0, 2, 1]])).tolist()  # 2 · 4⁻² · 3⁻³
     [-5.3753]
     """
     joint = Joint(families)

@@ -45,7 +45,7 @@ def require_params(params: Any) -> None:
     if not isinstance(params, Params):
         raise TypeError(
             f"params: got {_kind(params)}, expected elbo.Params(theta, psi); where the encoder is exact that is "
-            "elbo.Params(theta, theta)"
+            "elbo.Params.tied(theta)"
         )
 
 

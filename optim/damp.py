@@ -37,7 +37,7 @@ def damp(model: Model, rule: Rule, rate: Rate) -> Rule:
     >>> log_joint = lambda theta, z, y: jnp.sum(z) + jnp.dot(jnp.ones(1), theta.log_prob(y))
     >>> model = elbo.Model(log_joint, elbo.exact(log_joint, elbo.categorical(1)))
     >>> coin = Bernoulli.create(jnp.array([[0.5]]))
-    >>> rule, params, ys = damp(model, em_step(model), 0.1), elbo.Params(coin, coin), jnp.array([[1.0], [1.0]])
+    >>> rule, params, ys = damp(model, em_step(model), 0.1), elbo.Params.tied(coin), jnp.array([[1.0], [1.0]])
     >>> rule.update(None, params, rule.init(params), ys)[0].theta.probabilities().tolist()
     [[0.55]]
     """

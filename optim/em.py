@@ -41,7 +41,7 @@ def em_step(
     >>> model = elbo.Model(log_joint, elbo.exact(log_joint, elbo.categorical(2)))
     >>> coins = Bernoulli.create(jnp.array([[0.4], [0.6]]))
     >>> rule = em_step(model)
-    >>> params, state, info = rule.update(None, Params(coins, coins), (), jnp.array([[1.0], [1.0], [0.0]]))
+    >>> params, state, info = rule.update(None, Params.tied(coins), (), jnp.array([[1.0], [1.0], [0.0]]))
     >>> params.theta.probabilities()[:, 0].tolist(), info.elbo.tolist()
     ([0.5714, 0.75], -0.6931)
     """

@@ -73,7 +73,7 @@ def expected_statistics(
     >>> log_joint = lambda theta, z, y: jnp.dot(z, theta.log_prob(y))
     >>> model = elbo.Model(log_joint, elbo.exact(log_joint, elbo.categorical(2)))
     >>> coins = Bernoulli.create(jnp.array([[0.25], [0.75]]))
-    >>> statistics = expected_statistics(model, Params(coins, coins), jnp.array([[1.0], [1.0], [0.0]]))
+    >>> statistics = expected_statistics(model, Params.tied(coins), jnp.array([[1.0], [1.0], [0.0]]))
     >>> statistics.families.zeros[:, 0].tolist(), statistics.families.ones[:, 0].tolist()
     ([0.75, 0.25], [0.5, 1.5])
     >>> maximize(coins, statistics).probabilities()[:, 0].tolist()

@@ -67,7 +67,7 @@ def start(name: str, seed: int = 0, sizes: Sizes = SMALL) -> tuple[elbo.Model, e
     problem, rng = PROBLEMS[name], np.random.default_rng(seed)
     ys = problem.data(rng, sizes)
     theta = problem.theta(rng, sizes, ys)
-    return model_of(name, sizes), *arrays((elbo.Params(theta, theta), ys))
+    return model_of(name, sizes), *arrays((elbo.Params.tied(theta), ys))
 
 
 @cache

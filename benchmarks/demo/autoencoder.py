@@ -176,7 +176,7 @@ def compute(tell: Callable[[str], None], size: Size = FULL) -> Result:
     tell("PPCA, in closed form")
     begin = time.perf_counter()
     theta, highest = ppca.maximum_likelihood(ys, size.latent)
-    linear, params = ppca.model(size.latent), elbo.Params(theta, theta)
+    linear, params = ppca.model(size.latent), elbo.Params.tied(theta)
     bound = np.asarray(elbo.evidence(linear)(params, test))
     scores["PPCA"] = Scores("shared", bound, None, float(highest), time.perf_counter() - begin)
     shown = test[:12]

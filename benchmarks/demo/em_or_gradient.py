@@ -129,7 +129,7 @@ def path(steps: int = 30) -> Path:
         wide = mixture.gaussian(ys, 2)
         start = dataclasses.replace(wide, mean=jnp.array([[3.7, 96.0], [4.7, 50.0]]))
         theta = mixture.Theta(Categorical.create(jnp.array([0.5, 0.5])), start)
-        params = elbo.Params(theta, theta)
+        params = elbo.Params.tied(theta)
         means = [start.mean]
         done = fit(
             *(optim.em_step(mixture.model(2)), params, ys),

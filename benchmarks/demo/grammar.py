@@ -109,7 +109,7 @@ def compute(tell: Callable[[str], None], size: Size = FULL) -> Result:
     counted, covered, model = from_trees(trees["train"], names, test)
     rule, judge = optim.em_step(model), Judge(model, names, test, gold)
     tell("grammar: EM from the counted grammar")
-    path, params = [judge(counted)], elbo.Params(counted, counted)
+    path, params = [judge(counted)], elbo.Params.tied(counted)
     for steps in size.counted:
         params = optim.run(rule, params, train, steps=steps, weights=weights).params
         path.append(judge(params.theta))
@@ -220,7 +220,7 @@ class Judge:
 
     def __call__(self, theta: pcfg.Theta) -> Score:
         """The score of a grammar; its brackets are those of the consensus tree (minimum Bayes risk)."""
-        log_p = self.evidence(elbo.Params(theta, theta), self.test)
+        log_p = self.evidence(elbo.Params.tied(theta), self.test)
         nats = -jnp.sum(self.weights * log_p) / jnp.sum(self.weights * self.test.length)
         found = self.consensus(theta, self.ys)
         rows = zip(np.asarray(found.start), np.asarray(found.end), self.trees, strict=True)
@@ -239,7 +239,7 @@ def from_trees(trees: list[str], names: tuple[str, ...], test: tuple) -> tuple[p
     probabilities[:, columns] = found.theta.emission.probabilities()
     theta = found.theta._replace(emission=Categorical.create(jnp.asarray(probabilities, jnp.float32)))
     model = pcfg.model(len(found.nonterminals), len(found.preterminals), single=True)
-    log_p = elbo.evidence(model, batch_size=128)(elbo.Params(theta, theta), test[0])
+    log_p = elbo.evidence(model, batch_size=128)(elbo.Params.tied(theta), test[0])
     covered = float(jnp.sum(test[1] * jnp.isfinite(log_p)) / jnp.sum(test[1]))
     smooth = [Categorical.create((1 - SMOOTH) * f.probabilities() + SMOOTH / f.values) for f in theta]
     return pcfg.Theta(*smooth), covered, model

@@ -171,7 +171,7 @@ def fit_hmm(texts: Texts, symbols: int, budget: Budget) -> tuple[Score, np.ndarr
     steps = Categorical(0.5 * jax.random.normal(jax.random.key(1), params.theta.transition.logits.shape))
     theta = params.theta._replace(transition=steps)
     rule = optim.em_step(model)
-    params = optim.run(rule, elbo.Params(theta, theta), texts.train, steps=budget.em).params
+    params = optim.run(rule, elbo.Params.tied(theta), texts.train, steps=budget.em).params
     bits = _bits(elbo.evidence(model), params, texts.test)
     seconds = time.perf_counter() - begin
     states = np.asarray(hmm_inference.decode(model, params.theta, texts.test[:1]).states[0])

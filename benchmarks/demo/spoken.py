@@ -179,7 +179,7 @@ def plain(apply: Callable, optimizer: optax.GradientTransformation) -> optim.Rul
         gradient = jax.grad(loss)(params.theta, ys)
         updates, state = optimizer.update(gradient, state, params.theta)
         theta = optax.apply_updates(params.theta, updates)
-        return elbo.Params(theta, theta), state, None
+        return elbo.Params.tied(theta), state, None
 
     return optim.Rule(lambda params: optimizer.init(params.theta), update)
 

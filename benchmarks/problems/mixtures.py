@@ -86,7 +86,7 @@ def _mixture_params(weights, means, covariances) -> elbo.Params:
     # far below the spread of the data: it must not bind, for the peers have none
     normal = MultivariateNormal.create(means, covariances, floor=1e-4)
     theta = mixture.Theta(Categorical.create(weights), normal)
-    return elbo.Params(theta, theta)
+    return elbo.Params.tied(theta)
 
 
 def _mixture_answer(data: Mixture, log_likelihood, theta: mixture.Theta) -> Answer:

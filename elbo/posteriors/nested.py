@@ -36,7 +36,7 @@ class Nested:
     [0.1192, 0.8808]
     >>> log_joint = lambda theta, z, y: (outer.log_prob(z[0]), z[1] @ (theta * z[0]))
     >>> model = elbo.Model(log_joint, lambda psi, y: Nested(outer, psi, q.conditional))
-    >>> elbo.elbo(model)(elbo.Params(1.0, 1.0), jnp.zeros(3), jax.random.key(0)).shape
+    >>> elbo.elbo(model)(elbo.Params.tied(1.0), jnp.zeros(3), jax.random.key(0)).shape
     (3,)
     """
 

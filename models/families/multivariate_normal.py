@@ -3,7 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from elbo import PRECISION, density, tapped
 from elbo.linalg import cholesky, count_above, limit, matmul, triangular_inverse
 
+from .multivariate_statistics import CONTRACTS, WEIGHTED, Statistics
 from .precision_root import store, triangle, update_root
 from .shapes import (
     at_floor,
@@ -24,7 +25,6 @@ from .shapes import (
     require_positive,
     rounding_of,
     update_log_scale,
-    weighted,
 )
 
 _PARAMETERS = {"mean": "mean", "covariance": "root"}
@@ -32,23 +32,6 @@ Covariance = Literal["full", "tied", "spherical"]
 
 
 _UNKNOWN_TYPE = "covariance_type: got {!r}, expected one of {}; a diagonal covariance is the family Normal"
-
-
-class Statistics(NamedTuple):
-    """Sums over data of functions of the whitened residual u = W (x − mean) of the measuring family.
-
-    Attributes:
-      count: Σ weight, [*batch]; Σ 1 where data have none.
-      first: Σ weight u, [*batch, D].
-      second: Σ weight u uᵀ, [*batch, D, D]; tied: summed over the batch, [D, D]; spherical: its trace, [*batch].
-      scale_count: Σ 1 for the covariance, [*batch]; differs from count where data have weights, or a
-        prior speaks of one of the two.
-    """
-
-    count: jax.Array  # type: ignore[assignment]  # hides tuple.count
-    first: jax.Array
-    second: jax.Array
-    scale_count: jax.Array
 
 
 @jax.tree_util.register_dataclass
@@ -218,12 +201,12 @@ class MultivariateNormal:
         check_event("x", x, (self.event_size,))
         u = self._whiten(x)
         constant, square = self.event_size * math.log(2 * math.pi), jnp.sum(jnp.square(u), -1)
-        contract = _CONTRACTS[self.covariance_type]
+        contract = CONTRACTS[self.covariance_type]
         if weight is None:
             return tapped(contract, self._log_det() - 0.5 * (square + constant), self.tap, u)
         check_event("weight", weight, ())
         value = self._log_det() - 0.5 * (weight * square - self.event_size * jnp.log(weight) + constant)
-        return tapped(_WEIGHTED[self.covariance_type], value, self.tap, weight, u)
+        return tapped(WEIGHTED[self.covariance_type], value, self.tap, weight, u)
 
     def sample(self, key: jax.Array) -> jax.Array:
         """One draw per component, [*batch, D]."""
@@ -381,25 +364,3 @@ class MultivariateNormal:
         if self.covariance_type == "spherical":
             return self.event_size * self._root()
         return jnp.trace(self.root, axis1=-2, axis2=-1)
-
-
-def _contract_full(tap: Statistics, u: jax.Array) -> jax.Array:
-    batch = tuple(range(u.ndim - 1))
-    # dot_general, and no sum with an array that is not batched: under vmap the data stay the last axis, as the products
-    # want it
-    projected = jax.lax.dot_general(tap.second, u, (((u.ndim,), (u.ndim - 1,)), (batch, batch)), precision=PRECISION)
-    linear = jax.lax.dot_general(tap.first, u, (((u.ndim - 1,), (u.ndim - 1,)), (batch, batch)), precision=PRECISION)
-    return tap.count + tap.scale_count + linear + jnp.sum(projected * u, -1)
-
-
-def _contract_tied(tap: Statistics, u: jax.Array) -> jax.Array:
-    projected = jnp.einsum("ij,...j->...i", tap.second, u, precision=PRECISION)
-    return tap.count + tap.scale_count + jnp.sum((projected + tap.first) * u, -1)
-
-
-def _contract_spherical(tap: Statistics, u: jax.Array) -> jax.Array:
-    return tap.count + tap.scale_count + jnp.sum(tap.first * u, -1) + tap.second * jnp.sum(jnp.square(u), -1)
-
-
-_CONTRACTS = {"full": _contract_full, "tied": _contract_tied, "spherical": _contract_spherical}
-_WEIGHTED = {name: weighted(contract) for name, contract in _CONTRACTS.items()}

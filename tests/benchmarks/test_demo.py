@@ -29,7 +29,7 @@ def test_every_rule_climbs_towards_the_closed_form_and_not_past_it():
         ys = jnp.asarray(datasets.digits()[0][:80] / 16)
         theta, best = ppca.maximum_likelihood(ys, 2)
         assert rules.best == pytest.approx(float(best), rel=1e-12)
-        reached = jnp.mean(elbo.evidence(ppca.model(2))(elbo.Params(theta, theta), ys))
+        reached = jnp.mean(elbo.evidence(ppca.model(2))(elbo.Params.tied(theta), ys))
         assert rules.best == pytest.approx(float(reached), rel=1e-12)
     for name, climb in rules.climbs.items():
         values = climb.trace.values
@@ -124,7 +124,7 @@ def test_latents_to_match_agrees_with_the_models_own_evidence(x64):
     ys, test = np.split(np.random.default_rng(0).normal(size=(60, 6)) @ np.diag([3, 2, 1.5, 1, 1, 1]), [40])
     for latent in (1, 3):
         theta, _ = ppca.maximum_likelihood(jnp.asarray(ys), latent)
-        value = float(jnp.mean(elbo.evidence(ppca.model(latent))(elbo.Params(theta, theta), jnp.asarray(test))))
+        value = float(jnp.mean(elbo.evidence(ppca.model(latent))(elbo.Params.tied(theta), jnp.asarray(test))))
         assert autoencoder._latents_to_match(ys, test, value - 1e-9) <= latent
     assert autoencoder._latents_to_match(ys, test, 0.0) is None
 

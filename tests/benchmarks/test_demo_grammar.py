@@ -43,7 +43,7 @@ def test_a_counted_grammar_covers_its_own_trees():
     test = grammar.pad(rows), jnp.array([1.0, 1.0, 2.0])
     theta, covered, model = grammar.from_trees([tree], names, test)
     assert covered == pytest.approx(0.25)
-    log_p = elbo.evidence(model, batch_size=128)(elbo.Params(theta, theta), test[0])
+    log_p = elbo.evidence(model, batch_size=128)(elbo.Params.tied(theta), test[0])
     assert np.isfinite(log_p).all() and log_p[0] > log_p[1]
 
 

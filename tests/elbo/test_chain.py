@@ -241,7 +241,7 @@ def test_posterior_of_a_hidden_markov_model(model, key):
     theta["emission"] = Categorical.create(theta["emission"].probabilities().at[:, 2].set(0))
     values = jnp.array([[0, 2, 2, 2, 2], [1, 0, 3, 2, 2], [3, 3, 0, 1, -1], [0, 1, 1, 0, 3], [0, 2, 1, 3, 0]])
     ys = Padded(values, jnp.array([1, 3, 4, 5, 5]))
-    seen = elbo.elbo(model)(elbo.Params(theta, theta), ys)
+    seen = elbo.elbo(model)(elbo.Params.tied(theta), ys)
     log = {name: np.asarray(jax.nn.log_softmax(family.logits)) for name, family in theta.items()}
     for i in range(4):
         length = int(ys.length[i])

@@ -82,7 +82,7 @@ def test_infinities_are_explained():
     log_joint = lambda theta, z, y: z @ jnp.log(theta)
     model = elbo.Model(log_joint, elbo.exact(log_joint, elbo.categorical(2)))
     theta = jnp.array([1.0, 0.0])
-    seen = failures(model, Params(theta, theta))
+    seen = failures(model, Params.tied(theta))
     assert "term 0 of log_joint is nan at the posterior mean of data [0, 1, 2]" in seen["finite"]
     assert "0 · (−∞) is NaN. Write elbo.safe_log(p) for jnp.log(p)" in seen["finite"]
     assert "L is NaN for data [0, 1, 2]" in seen["objective"]

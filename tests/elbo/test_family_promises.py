@@ -157,7 +157,7 @@ def test_optional_methods_are_asked_for():
         ).statistics(bare),
         "PseudoScale needs a family with a scale, got Exponential": lambda: PseudoScale(family, 1.0).statistics(family),
         "Exponential has no method expected": lambda: optim.damp(MODEL, optim.em_step(MODEL), 0.5).init(
-            elbo.Params(family, family)
+            elbo.Params.tied(family)
         ),
     }
     for message, call in calls.items():
@@ -171,5 +171,5 @@ def test_a_family_read_outside():
 
     model = elbo.Model(log_joint, elbo.exact(log_joint, elbo.categorical(2)))
     theta = Poisson.create(jnp.array([[1.0], [3.0]]))
-    report = elbo.check_model(model, elbo.Params(theta, theta), jnp.array([[0.0], [2.0]]))
+    report = elbo.check_model(model, elbo.Params.tied(theta), jnp.array([[0.0], [2.0]]))
     assert "WRONG families: log_joint: reads theta outside of its log_prob" in str(report)

@@ -122,15 +122,15 @@ def test_elbo_through_jit_vmap_and_batches_is_the_same(key):
     ys, psi = normal(8, 5, 2), normal(9, 3, 2)
     log_joint = lambda theta, z, y: (-jnp.sum(jnp.cos(z[0] - y)), z[1] @ (theta @ z[0]))
     model = elbo.Model(log_joint, lambda psi, y: elbo.Nested(elbo.Normal(y, 0 * y), psi, states))
-    got = elbo.elbo(model)(elbo.Params(psi, psi), ys, key)
-    chunks = elbo.elbo(model, batch_size=2)(elbo.Params(psi, psi), ys, key)
+    got = elbo.elbo(model)(elbo.Params.tied(psi), ys, key)
+    chunks = elbo.elbo(model, batch_size=2)(elbo.Params.tied(psi), ys, key)
     np.testing.assert_allclose(got, chunks, rtol=1e-12)
     # the states' posterior is exact here: their part is ln Σ_s
     for y, k, value in zip(ys, jax.random.split(key, 5), got, strict=True):
         x = y + jax.random.normal(jax.random.split(k)[0], (2,))
         expected = -jnp.sum(jnp.cos(x - y)) + jax.nn.logsumexp(psi @ x) + elbo.Normal(y, 0 * y).entropy()
         np.testing.assert_allclose(value, expected, rtol=1e-10)
-    copies = jax.vmap(lambda p: elbo.elbo(model)(elbo.Params(p, p), ys, key))(jnp.stack([psi, 2 * psi]))
+    copies = jax.vmap(lambda p: elbo.elbo(model)(elbo.Params.tied(p), ys, key))(jnp.stack([psi, 2 * psi]))
     np.testing.assert_allclose(copies[0], got, rtol=1e-12)
 
 

@@ -49,7 +49,7 @@ def test_both_readings_agree(case):
 
 def test_the_bound_is_tight_at_the_exact_posterior(case):
     theta = case.problem.params.theta
-    d = case.decompose(Params(theta, theta), case.problem.ys)
+    d = case.decompose(Params.tied(theta), case.problem.ys)
     np.testing.assert_allclose(d.kl, 0, atol=1e-12)
     np.testing.assert_allclose(d.elbo, case.problem.log_evidence, rtol=1e-11)
 
@@ -57,7 +57,7 @@ def test_the_bound_is_tight_at_the_exact_posterior(case):
 def test_fishers_identity(case):
     """The gradient of L in Θ at the exact posterior, Ψ held fixed, is that of the evidence; that in Ψ is zero."""
     theta, ys = case.problem.params.theta, case.problem.ys
-    bound = jax.grad(lambda params: case.elbo(params, ys).sum())(Params(theta, theta))
+    bound = jax.grad(lambda params: case.elbo(params, ys).sum())(Params.tied(theta))
     evidence = jax.grad(lambda theta: case.evidence(Params(theta, None), ys).sum())(theta)
     for a, b, c in zip(*map(jax.tree.leaves, (bound.theta, evidence, bound.psi)), strict=True):
         np.testing.assert_allclose(a, b, atol=1e-11)
@@ -137,7 +137,7 @@ def dice() -> tuple[elbo.Model, Params]:
         return z @ (elbo.safe_log(theta) @ jax.nn.one_hot(y["side"], 3)) + y["weight"]
 
     theta = jnp.array([[0.5, 0.5, 0.0], [0.25, 0.75, 0.0]])
-    return elbo.Model(log_joint, elbo.exact(log_joint, elbo.categorical(2))), Params(theta, theta)
+    return elbo.Model(log_joint, elbo.exact(log_joint, elbo.categorical(2))), Params.tied(theta)
 
 
 def test_impossible_and_nan_data():

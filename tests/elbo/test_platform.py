@@ -113,7 +113,7 @@ def test_data_sharded_over_eight_devices():
 def gaussian_mixture() -> tuple[elbo.Model, elbo.Params, jax.Array]:
     components = MultivariateNormal.create(jnp.arange(6.0).reshape(2, 3), jnp.stack([jnp.eye(3)] * 2))
     theta = mixture.Theta(Categorical.create(jnp.ones(2) / 2), components)
-    return mixture.model(2), elbo.Params(theta, theta), jnp.ones((5, 3))
+    return mixture.model(2), elbo.Params.tied(theta), jnp.ones((5, 3))
 
 
 def lapack_calls(compiled) -> list[str]:

@@ -169,7 +169,7 @@ def test_em_finds_how_long_states_last(x64, key):
         "durations": Categorical.create(jnp.full((2, 8), 1 / 8)),
         "frames": Normal.create(jnp.array([[1.0], [2.0]]), jnp.ones((2, 1))),
     }
-    hsmm, start = model(2, 8), elbo.Params(theta, theta)
+    hsmm, start = model(2, 8), elbo.Params.tied(theta)
     assert bool(elbo.check_model(hsmm, start, jax.tree.map(lambda a: a[:3], data)))
     result = optim.run(optim.em_step(hsmm), start, data, steps=30)
     history = np.asarray(result.history.elbo)

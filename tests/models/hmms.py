@@ -64,7 +64,7 @@ def values(kind):
 def problem(kind, lengths=LENGTHS):
     theta = hmm.Theta(Categorical.create(jnp.asarray(START)), Categorical.create(jnp.asarray(STEPS)), emission(kind))
     ys = elbo.Padded(values(kind), jnp.asarray(lengths))
-    return MODEL, elbo.Params(theta, theta), ys
+    return MODEL, elbo.Params.tied(theta), ys
 
 
 REGRESSION = LinearGaussian.create(jnp.ones((3, 2, 1)), jnp.zeros((3, 2)), jnp.ones((3, 2)))

@@ -58,7 +58,7 @@ def test_scikit_learn_agrees(kind, x64):
         jnp.asarray(theirs.means_), jnp.asarray(theirs.covariances_), covariance_type=kind
     )
     theta = mixture.Theta(Categorical.create(jnp.asarray(theirs.weights_)), components)
-    total = float(evidence(mixture.model(K))(Params(theta, theta), jnp.asarray(ys)).sum())
+    total = float(evidence(mixture.model(K))(Params.tied(theta), jnp.asarray(ys)).sum())
     count = criteria.free_parameters(theta)
     np.testing.assert_allclose(criteria.aic(total, count), theirs.aic(ys), rtol=1e-9)
     np.testing.assert_allclose(criteria.bic(total, count, 60), theirs.bic(ys), rtol=1e-9)
@@ -138,7 +138,7 @@ def test_zeros_that_em_found_count_however_long_it_ran(x64):
     theta = hmm.Theta(Categorical(jnp.zeros(3)), hmm.left_to_right(3)[1], emission)
     before = 2 + 2 + 3 * 4
     model, rule = hmm.model(3), optim.em_step(hmm.model(3))
-    found = optim.run(rule, Params(theta, theta), ys, steps=300).params
+    found = optim.run(rule, Params.tied(theta), ys, steps=300).params
     assert criteria.free_parameters(found.theta) == before == criteria.free_parameters(theta)
     assert np.isfinite(evidence(model)(found, ys)).all()
     assert (found.theta.emission.probabilities()[:, 3:] == 0).all()
@@ -184,7 +184,7 @@ def test_what_cannot_be_counted_or_summed_is_named():
     with pytest.raises(TypeError, match=r"the family Odd has no method free_parameters\(\) -> int"):
         criteria.free_parameters(theta)
     with pytest.raises(TypeError, match="params.theta"):
-        criteria.free_parameters(Params(theta, theta))
+        criteria.free_parameters(Params.tied(theta))
     with pytest.raises(ValueError, match=r"NaN for data \[1\]"):
         criteria.aic(jnp.array([-1.0, jnp.nan]), 3)
     with pytest.raises(TypeError, match=r"elbo\.evidence"):

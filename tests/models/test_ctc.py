@@ -196,7 +196,7 @@ def test_evidence_is_minus_the_loss_and_eg_follows_its_gradient(x64):
     np.testing.assert_allclose(evidence, -each, rtol=1e-12)
     assert evidence[5] == -jnp.inf
     rule = optim.eg_step(model, optax.sgd(1.0))
-    moved, _, info = rule.update(None, elbo.Params(theta, theta), rule.init(elbo.Params(theta, theta)), ys)
+    moved, _, info = rule.update(None, elbo.Params.tied(theta), rule.init(elbo.Params.tied(theta)), ys)
     np.testing.assert_allclose(info.elbo, -mean, rtol=1e-12)
     assert info.dropped == 1 and not info.feasible
     for name in theta:

@@ -26,7 +26,7 @@ def left_to_right():
     start = jax.jit(hmm.init, static_argnums=2)(KEY, SEQUENCES, 2)
     initial, transition = hmm.left_to_right(2)
     theta = start.theta._replace(initial=initial, transition=transition)
-    return fitted(hmm.model(2), elbo.Params(theta, theta), PADDED)
+    return fitted(hmm.model(2), elbo.Params.tied(theta), PADDED)
 
 
 def autoencoder():
@@ -67,7 +67,7 @@ def test_an_optimiser_that_scales_by_norms_leaves_zeros_alone_and_moves_the_rest
     initial, transition = hmm.left_to_right(2)
     emission = Normal.create(jnp.array([[0.0, 0.0], [1.0, 1.0]]), jnp.ones((2, 2)))
     theta = hmm.Theta(initial, transition, emission)
-    result = optim.run(optim.eg_step(hmm.model(2), optimizer), elbo.Params(theta, theta), SEQUENCES, steps=4)
+    result = optim.run(optim.eg_step(hmm.model(2), optimizer), elbo.Params.tied(theta), SEQUENCES, steps=4)
     assert bool(result.history.finite.all()) and optim.Reason(int(result.reason)) is optim.Reason.MAX_STEPS
     new = result.params.theta
     assert np.abs(np.asarray(new.emission.mean) - emission.mean).max() > 0

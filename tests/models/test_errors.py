@@ -37,12 +37,12 @@ def chained(states=2, ys=SEQUENCES):
 
 def labelled(ys):
     theta = hmm.Theta(Categorical(jnp.zeros(2)), Categorical(jnp.zeros((2, 2))), Categorical(jnp.zeros((2, 3))))
-    return update(hmm.model(2), elbo.Params(theta, theta), ys)
+    return update(hmm.model(2), elbo.Params.tied(theta), ys)
 
 
 def loop(function, **options):
     theta = mixture.Theta(Categorical(jnp.zeros(2)), Normal(jnp.eye(2), jnp.zeros((2, 2)), jnp.zeros(2)))
-    return function(optim.em_step(mixture.model(2)), elbo.Params(theta, theta), POINTS, **options)
+    return function(optim.em_step(mixture.model(2)), elbo.Params.tied(theta), POINTS, **options)
 
 
 def rule():

@@ -58,7 +58,7 @@ def evidence(found, every):
     model = pcfg.model(len(found.nonterminals), len(found.preterminals), single=True)
     rows = np.stack([np.pad(found.encode(s), (0, frames - len(s))) for s in every])
     ys = elbo.Padded(jnp.asarray(rows), jnp.array([len(s) for s in every]))
-    log_p = elbo.evidence(model)(elbo.Params(found.theta, found.theta), ys)
+    log_p = elbo.evidence(model)(elbo.Params.tied(found.theta), ys)
     return np.exp(log_p), jax.device_get(pcfg.parse(model, found.theta, ys))
 
 

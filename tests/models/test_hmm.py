@@ -131,7 +131,7 @@ def test_a_density_that_zero_has_none_of(x64):
 
 def test_an_impossible_sequence_is_left_out():
     theta = hmm.Theta(*hmm.left_to_right(3), Categorical.create(jnp.eye(3)))
-    model, params = hmm.model(3), elbo.Params(theta, theta)
+    model, params = hmm.model(3), elbo.Params.tied(theta)
     ys = jnp.array([[0, 0, 1, 2], [0, 1, 1, 2], [0, 2, 1, 1], [1, 1, 2, 2]])
     values = evidence(params, ys)
     assert jnp.isfinite(values[:2]).all() and (values[2:] == -jnp.inf).all()
@@ -160,7 +160,7 @@ def test_a_state_without_data_stays_and_is_counted(x64):
     model, params, ys = problem("diagonal")
     far = params.theta.emission.mean.at[2].set(1e6)
     theta = params.theta._replace(emission=Normal.create(far, jnp.ones((3, 2))))
-    got, (info,) = em(model, elbo.Params(theta, theta), ys, 1)
+    got, (info,) = em(model, elbo.Params.tied(theta), ys, 1)
     np.testing.assert_array_equal(got.theta.emission.mean[2], far[2])
     np.testing.assert_allclose(got.theta.transition.probabilities()[2], STEPS[2], rtol=1e-12)
     assert int(info.empty) == 2  # its emission, and its row of the transitions
@@ -196,7 +196,7 @@ def test_a_switching_regression_finds_its_lines(x64):
     start = LinearGaussian.create(jnp.array([[[1.0]], [[0.0]]]), jnp.zeros((2, 1)), jnp.ones((2, 1)))
     theta = hmm.Theta(Categorical(jnp.zeros(2)), Categorical.create(jnp.array([[0.9, 0.1], [0.1, 0.9]])), start)
     data = hmm.Frames(jnp.asarray(ys), inputs)
-    params, history = em(hmm.model(2), elbo.Params(theta, theta), data, 20)
+    params, history = em(hmm.model(2), elbo.Params.tied(theta), data, 20)
     np.testing.assert_allclose(params.theta.emission.weights[:, 0, 0], slopes, atol=0.05)
     assert (np.diff([h.elbo for h in history]) > -1e-9).all()
     decoded = jax.jit(lambda theta: hmm_inference.decode(hmm.model(2), theta, data))(params.theta)
@@ -232,7 +232,7 @@ def test_em_on_minibatches_gets_to_where_em_gets(key):
     ys = jnp.asarray(stays.poisson(np.array([1.0, 9.0])[np.stack(states, 1)])[..., None], float)
     model = hmm.model(2)
     start = theta._replace(emission=Poisson.create(jnp.array([[3.0], [5.0]])))
-    start = elbo.Params(start, start)
+    start = elbo.Params.tied(start)
     whole = optim.run(optim.em_step(model), start, ys, steps=30).history.elbo[-1]
     rule = optim.minibatches(optim.damp(model, optim.em_step(model), 0.2), 8)
     params = optim.run(rule, start, ys, key=key, steps=30).params
@@ -250,7 +250,7 @@ def test_a_neural_emission_by_the_eg_rule(key):
 
     ys = jnp.asarray(np.sign(rng.normal(size=(3, 30, 1))), jnp.float32)
     theta = hmm.Theta(Categorical(jnp.zeros(2)), Categorical(jnp.zeros((2, 2))), jnp.array([[0.1], [-0.2]]))
-    model, params = hmm.model(2, emit), elbo.Params(theta, theta)
+    model, params = hmm.model(2, emit), elbo.Params.tied(theta)
     rule = optim.eg_step(model, optax.adam(0.1))
     result = optim.run(rule, params, ys, steps=60)
     assert result.history.elbo[-1] > result.history.elbo[0] + 0.3
@@ -266,9 +266,9 @@ def test_a_stationary_start(x64):
     _, params, ys = problem("full")
     model = hmm.model(3, start="stationary")
     theta = params.theta._replace(initial=Categorical.create(pi))
-    expected = evidence(elbo.Params(theta, theta), ys)
+    expected = evidence(elbo.Params.tied(theta), ys)
     bare = params.theta._replace(initial=None)
-    bare = elbo.Params(bare, bare)
+    bare = elbo.Params.tied(bare)
     np.testing.assert_allclose(elbo.evidence(model)(bare, ys), expected, rtol=1e-10)
     with pytest.raises(ValueError, match="theta.initial: got a Categorical in a model with start='stationary'"):
         elbo.evidence(model)(params, ys)

@@ -129,9 +129,9 @@ def test_lengths_do_not_recompile(key):
             r"y: got .* one sequence.* ys\[None\]",
         ),
         (lambda model, theta, ys: hmm_inference.smooth(model, theta, list(ys)), r"ys: got a list .* elbo.Padded"),
-        (lambda model, theta, ys: elbo.evidence(model)(elbo.Params(theta, theta), list(ys)), "ys: got a list"),
+        (lambda model, theta, ys: elbo.evidence(model)(elbo.Params.tied(theta), list(ys)), "ys: got a list"),
         (
-            lambda model, theta, ys: hmm_inference.filter(model, elbo.Params(theta, theta), ys),
+            lambda model, theta, ys: hmm_inference.filter(model, elbo.Params.tied(theta), ys),
             r"theta: .* params\.theta",
         ),
         (lambda model, theta, ys: hmm.init(jax.random.key(0), ys[0, :, 0], 3), r"y: got float64\[\]"),
@@ -152,7 +152,7 @@ def test_narrow_integers_are_read_as_wide_ones(x64):
     wide = jnp.array([[0, 200, 255, 3]])
     theta = hmm.Theta(Categorical(jnp.zeros(3)), hmm.sticky(3), Categorical(jnp.asarray(rng.normal(size=(3, 256)))))
     narrow = wide.astype(jnp.uint8)
-    np.testing.assert_array_equal(*(evidence(elbo.Params(theta, theta), ys) for ys in (wide, narrow)))
+    np.testing.assert_array_equal(*(evidence(elbo.Params.tied(theta), ys) for ys in (wide, narrow)))
     starts = [hmm.init(jax.random.key(0), ys, 3, family=theta.emission) for ys in (wide, narrow)]
     jax.tree.map(np.testing.assert_array_equal, *starts)
 

@@ -55,7 +55,7 @@ def by_hand(level, steps, starts, y):
 @jax.jit
 def answers(theta, y):
     q, filtered = MODEL.encoder(theta, y), chain.filter(theta, y)
-    log_p = elbo.evidence(MODEL)(elbo.Params(theta, theta), jax.tree.map(lambda a: a[None], y))[0]
+    log_p = elbo.evidence(MODEL)(elbo.Params.tied(theta), jax.tree.map(lambda a: a[None], y))[0]
     return log_p, jnp.sum(filtered.log_likelihood), q.mean(), q.covariances(), filtered.mean, filtered.covariance
 
 

@@ -106,7 +106,7 @@ def sequences(ys):
 @pytest.mark.parametrize("missing", ["none", "frames", "entries"])
 def test_equals_a_dense_gaussian_at_every_length_and_with_holes(missing):
     theta, ys = parameters(entries=missing == "entries"), observations(missing)
-    params = elbo.Params(theta, theta)
+    params = elbo.Params.tied(theta)
     model = chain.model(LATENT, missing=missing)
 
     @jax.jit
@@ -184,7 +184,7 @@ def hand_em(theta, ys):
 def test_em_equals_shumway_and_stoffer_and_never_decreases():
     theta, ys = parameters(), observations(seed=4, count=12)
     rule = optim.em_step(chain.model(LATENT), chunk_size=5)
-    params, state = elbo.Params(theta, theta), ()
+    params, state = elbo.Params.tied(theta), ()
     for _ in range(3):
         mean, covariance, a, b, q, c, d, r = hand_em(params.theta, sequences(ys))
         params, state, info = rule.update(None, params, state, ys)

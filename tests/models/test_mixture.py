@@ -79,7 +79,7 @@ def test_discrete_components_are_recovered(kind, key):
     result = optim.run(optim.em_step(mixture.model(2)), params, ys, steps=60)
     evidence = elbo.evidence(mixture.model(2))
     reached = float(evidence(result.params, ys).mean())
-    true = float(evidence(elbo.Params(theta, theta), ys).mean())
+    true = float(evidence(elbo.Params.tied(theta), ys).mean())
     assert reached >= true - 1e-3  # maximum likelihood is at least the truth
     assert reached >= float(evidence(params, ys).mean()) - 1e-6
 
@@ -130,7 +130,7 @@ def test_a_component_too_narrow_to_be_squared_drops_no_datum():
     # float32: ((1 - 0) / 1e-20)² overflows; 0 · (−inf) would make the datum's bound NaN
     components = Normal.create(jnp.zeros((2, 1)), jnp.array([[1.0], [1e-20]]))
     theta = mixture.Theta(Categorical(jnp.zeros(2)), components)
-    model, params, ys = mixture.model(2), elbo.Params(theta, theta), jnp.ones((3, 1))
+    model, params, ys = mixture.model(2), elbo.Params.tied(theta), jnp.ones((3, 1))
     np.testing.assert_allclose(elbo.evidence(model)(params, ys), np.log(0.5) - 0.5 - 0.5 * np.log(2 * np.pi), rtol=1e-6)
     new, _, info = optim.em_step(model).update(None, params, (), ys)
     assert int(info.dropped) == 0 and np.isfinite(info.elbo)

@@ -83,7 +83,7 @@ def test_what_cannot_be_parsed_harms_nothing(x64):
     theta = start().theta
     silent = theta.emission.logits.at[:, 2].set(elbo.LOG_ZERO)
     theta = theta._replace(emission=Categorical(silent))
-    params = elbo.Params(theta, theta)
+    params = elbo.Params.tied(theta)
     words = jnp.array([[0, 1, 1, 0], [0, 2, 1, 0], [0, 5, 1, 0], [0, 1, 0, 0], [0, 1, 1, 0]], YS.values.dtype)
     moved, info = step(params, elbo.Padded(words, jnp.array([4, 4, 4, 0, 2], YS.length.dtype)))
     assert not info.feasible and int(info.dropped) == 3
@@ -112,8 +112,8 @@ def test_prior(x64):
     added = counts + prior.rules.statistics(theta.rules)
     np.testing.assert_allclose(added, counts + 0.5, rtol=1e-12)
     rule = optim.em_step(MODEL, prior=prior)
-    rule.init(elbo.Params(theta, theta))
-    jax.eval_shape(lambda p: rule.update(None, p, (), YS), elbo.Params(theta, theta))
+    rule.init(elbo.Params.tied(theta))
+    jax.eval_shape(lambda p: rule.update(None, p, (), YS), elbo.Params.tied(theta))
 
 
 def test_restarts_by_vmap_are_those_one_by_one(x64):
@@ -153,7 +153,7 @@ def test_parses_and_samples(x64):
     assert ((drawn.values >= 0).sum(1) == drawn.length).all()
     every = np.stack(np.meshgrid(*[np.arange(V)] * 2, indexing="ij"), -1).reshape(-1, 2)
     ys = elbo.Padded(jnp.asarray(every), jnp.full(len(every), 2))
-    p = np.exp(elbo.evidence(model)(elbo.Params(theta, theta), ys))
+    p = np.exp(elbo.evidence(model)(elbo.Params.tied(theta), ys))
     pairs = np.asarray(drawn.values[:, :2])[np.asarray(drawn.length) == 2]
     seen = np.array([(pairs == pair).all(1).sum() for pair in every]) / draws
     assert (np.abs(seen - p) <= 5 * np.sqrt(p / draws)).all()

@@ -37,9 +37,9 @@ def test_mixtures_and_hmms_drop_what_their_family_cannot_give(name):
     chain = hmm.Theta(Categorical(jnp.zeros(2)), Categorical(jnp.zeros((2, 2))), family)
     # one sequence for each datum: two good frames, then it
     frames = jnp.stack([jnp.stack([datum, datum, y]) for y in ys])
-    cases = [(mixture.model(2), elbo.Params(theta, theta), ys)]
+    cases = [(mixture.model(2), elbo.Params.tied(theta), ys)]
     if name in ("indicators", "counts"):
-        cases.append((hmm.model(2), elbo.Params(chain, chain), frames))
+        cases.append((hmm.model(2), elbo.Params.tied(chain), frames))
     for model, params, data in cases:
         values = elbo.evidence(model)(params, data)
         assert np.isfinite(values[:4]).all() and not np.isfinite(values[4:]).any()

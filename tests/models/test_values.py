@@ -59,6 +59,5 @@ def test_a_model_that_was_pickled_computes():
     again = pickle.loads(pickle.dumps(hmm.model(2)))
     ys = jnp.arange(3.0)[None, :, None]
     assert (
-        elbo.evidence(again)(elbo.Params(theta, theta), ys)
-        == elbo.evidence(hmm.model(2))(elbo.Params(theta, theta), ys)
+        elbo.evidence(again)(elbo.Params.tied(theta), ys) == elbo.evidence(hmm.model(2))(elbo.Params.tied(theta), ys)
     ).all()

@@ -83,7 +83,7 @@ def test_without_a_single_usable_datum_nothing_moves(name, how):
 def test_an_impossible_datum_moves_nothing(name):
     probabilities = jnp.array([[0.5, 0.5, 0.0], [0.1, 0.9, 0.0]])
     theta = mixture.Theta(Categorical(jnp.zeros(2)), Categorical.create(probabilities))
-    model, params = mixture.model(2), elbo.Params(theta, theta)
+    model, params = mixture.model(2), elbo.Params.tied(theta)
     ys = jnp.array([0, 1, 1, 0, 2, 7])  # 2 is impossible in both components, 7 is outside of the values
     assert elbo.evidence(model)(params, ys)[-2:].tolist() == [-jnp.inf, -jnp.inf]
     rule = rules(model, optax.sgd(0.1))[name]
@@ -104,7 +104,7 @@ def test_a_start_that_is_no_covariance_is_reported_and_kept(name):
         params.theta.components.mean, covariance
     )  # its values are not known
     theta = params.theta._replace(components=components)
-    broken = elbo.Params(theta, theta)
+    broken = elbo.Params.tied(theta)
     rule = rules(model)[name]
     got, _, info = rule.update(None, broken, rule.init(broken), ys)
     np.testing.assert_array_equal(got.theta.components.mean, components.mean)

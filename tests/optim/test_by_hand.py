@@ -161,7 +161,7 @@ def test_scikit_learn_takes_the_same_steps(kind):
         }[kind]
         components = MultivariateNormal.create(jnp.asarray(mean), covariance, covariance_type=kind)
     theta = mixture.Theta(Categorical.create(jnp.full(3, 1 / 3)), components)
-    params, rule = elbo.Params(theta, theta), optim.em_step(mixture.model(3))
+    params, rule = elbo.Params.tied(theta), optim.em_step(mixture.model(3))
     step = jax.jit(lambda params: rule.update(None, params, (), jnp.asarray(ys)))
     for _ in range(6):
         params, _, info = step(params)
@@ -195,7 +195,7 @@ def test_ppca_reaches_the_closed_form():
     best_theta, best = ppca.maximum_likelihood(ys, LARGER.components)
     result = optim.run(optim.em_step(ppca.model(LARGER.components)), params, ys, steps=5000, tolerance=1e-14)
     np.testing.assert_allclose(result.history.elbo[int(result.steps) - 1], best, rtol=1e-9)
-    evidence = elbo.evidence(ppca.model(LARGER.components))(elbo.Params(best_theta, best_theta), ys)
+    evidence = elbo.evidence(ppca.model(LARGER.components))(elbo.Params.tied(best_theta), ys)
     np.testing.assert_allclose(evidence.mean(), best, rtol=1e-12)
     weights, expected = result.params.theta.observation.weights, best_theta.observation.weights
     np.testing.assert_allclose(weights @ weights.T, expected @ expected.T, rtol=1e-3, atol=1e-3)

@@ -122,7 +122,7 @@ def test_a_gradient_step_knows_nothing_but_what_moves(optimizer, x64):
     alone = optim.eg_step(elbo.Model(log_joint, elbo.exact(log_joint, elbo.categorical(2))), optimizer)
     part = optim.restrict(optim.eg_step(model, optimizer), "theta.weights")
     weights = params.theta.weights
-    expected = optim.run(alone, elbo.Params(weights, weights), ys, steps=5)
+    expected = optim.run(alone, elbo.Params.tied(weights), ys, steps=5)
     got = optim.run(part, params, ys, steps=5)
     same(got.params.theta.weights, expected.params.theta)
     same(jax.tree.leaves(got.state), jax.tree.leaves(expected.state))
@@ -241,7 +241,7 @@ def tosses(kind):
         ys, weights = jnp.concatenate([ys, jnp.full((7, 1), jnp.nan)]), jnp.concatenate([weights, jnp.zeros(7)])
     if kind == "dropped":
         ys = ys.at[:9].set(jnp.nan)
-    return elbo.Params(family, family), ys, weights
+    return elbo.Params.tied(family), ys, weights
 
 
 @pytest.mark.parametrize("kind", KINDS)

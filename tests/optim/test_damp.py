@@ -25,7 +25,7 @@ def problem(family):
         "full": MultivariateNormal.create(mean, jnp.tile(jnp.eye(2), (2, 1, 1))),
     }[family]
     theta = mixture.Theta(Categorical.create(jnp.array([0.4, 0.6])), components)
-    return elbo.Params(theta, theta), ys
+    return elbo.Params.tied(theta), ys
 
 
 def step(params, ys, rate):
@@ -85,7 +85,7 @@ def test_a_rare_component_stays_where_it_is():
     f = Normal.create(jnp.array([[0.0], [4.0]]), jnp.ones((2, 1)), floor=1e-3)
     theta = mixture.Theta(Categorical.create(jnp.array([0.98, 0.02])), f)
     em = optim.em_step(MODEL)
-    best = optim.run(em, elbo.Params(theta, theta), ys, steps=100).params
+    best = optim.run(em, elbo.Params.tied(theta), ys, steps=100).params
     rule = optim.minibatches(optim.damp(MODEL, em, 0.05), 32)
     keys = jax.random.split(jax.random.key(0), 16)
     ends = jax.vmap(lambda key: rule.update(key, best, rule.init(best), ys)[0].theta)(keys)

@@ -16,7 +16,7 @@ KEY = jax.random.key(0)
 
 def mixture_of(components, ys):
     theta = mixture.Theta(Categorical(jnp.zeros(2)), components)
-    return mixture.model(2), elbo.Params(theta, theta), ys
+    return mixture.model(2), elbo.Params.tied(theta), ys
 
 
 def points():  # quarters, which every dtype holds

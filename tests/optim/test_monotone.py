@@ -28,7 +28,7 @@ def draw(name, sizes, kind, rng):
     floor, count = rng.random() < 0.5, np.exp(rng.uniform(-3, 3)) * (rng.random() < 0.67)
     prior = prior_of(problem.theta(rng, sizes, ys), count, kind)
     theta = theta if floor else without_floor(theta)
-    return elbo.Params(theta, theta), ys, random_weights(rng, sizes.data), prior, np.asarray(floor or count > 0)
+    return elbo.Params.tied(theta), ys, random_weights(rng, sizes.data), prior, np.asarray(floor or count > 0)
 
 
 def climb(model, params, ys, weights, prior):

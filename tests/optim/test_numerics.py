@@ -148,7 +148,7 @@ def test_an_empty_component_keeps_its_parameters_and_says_so(name):
         name, jnp.array([[0.0, 1.0], [1.0, 0.0], [1.0, 1.0], [0.0, 1.0], [1.0, 1.0]])
     )
     theta = mixture.Theta(Categorical(jnp.zeros(2)), FAR[name](2))
-    new, _, info = optim.em_step(mixture.model(2)).update(None, elbo.Params(theta, theta), (), ys)
+    new, _, info = optim.em_step(mixture.model(2)).update(None, elbo.Params.tied(theta), (), ys)
     assert int(info.empty) == 1 and bool(info.finite) and bool(info.feasible)
 
     def second(tree):
@@ -167,7 +167,7 @@ def test_an_empty_regression_keeps_its_parameters(x64):
     f = params.theta.components
     lost = LinearGaussian(f.weights, f.bias.at[1].set(1e8), f.log_scale, f.centre, f.floor)
     theta = params.theta._replace(components=lost)
-    new, _, info = optim.em_step(model).update(None, elbo.Params(theta, theta), (), ys)
+    new, _, info = optim.em_step(model).update(None, elbo.Params.tied(theta), (), ys)
     assert int(info.empty) == 1
     for field in ("weights", "bias", "log_scale"):
         np.testing.assert_array_equal(getattr(new.theta.components, field)[1], getattr(lost, field)[1])

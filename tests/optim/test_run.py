@@ -124,7 +124,7 @@ def test_callback_sees_progress_stops_it_and_may_keep_what_it_saw(em):
 
 def test_fit_from_shared_buffers_leaves_the_callers_arrays_alone(em):
     rule, params, ys = em
-    shared = elbo.Params(params.theta, params.theta)
+    shared = elbo.Params.tied(params.theta)
     before = jax.tree.map(np.array, shared)
     first = optim.fit(rule, shared, ys, steps=4, progress=False)
     again = optim.fit(rule, shared, ys, steps=4, progress=False)

@@ -74,7 +74,7 @@ def test_em_and_lbfgs_end_at_the_same_floor(x64, kind):
     else:
         family = MultivariateNormal.of_scale(jnp.ones((1, D)), 10 * floor[None], floor=floor)
     theta = mixture.Theta(Categorical(jnp.zeros(1)), family)
-    model, start = mixture.model(1), elbo.Params(theta, theta)
+    model, start = mixture.model(1), elbo.Params.tied(theta)
     em = optim.run(optim.em_step(model), start, jnp.asarray(x), steps=3)
     eg = optim.run(optim.eg_step(model, optax.lbfgs()), start, jnp.asarray(x), steps=200, tolerance=1e-13)
     best = float(elbo.evidence(model)(em.params, jnp.asarray(x)).mean())

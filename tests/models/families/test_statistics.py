@@ -46,7 +46,7 @@ def test_expected_statistics_of_a_mixture(case):
 
     model = elbo.Model(log_joint, elbo.exact(log_joint, elbo.categorical(3)))
     summarize = jax.jit(partial(expected_statistics, model, chunk_size=5))
-    found = summarize(elbo.Params(theta, theta), data, weights=weights)
+    found = summarize(elbo.Params.tied(theta), data, weights=weights)
     log_p = np.log([0.2, 0.3, 0.5]) + np.stack([case.log_density(family, (k,), *data) for k in range(3)], -1)
     p = np.exp(log_p)
     responsibilities = weights[:, None] * p / p.sum(-1, keepdims=True)
@@ -66,7 +66,7 @@ def test_expected_statistics_of_a_latent_regressor():
         return prior.log_prob(z) + theta.log_prob(y, z)
 
     model = elbo.Model(log_joint, elbo.exact(log_joint, elbo.gaussian(2)))
-    found = jax.jit(partial(expected_statistics, model))(elbo.Params(f, f), ys).families
+    found = jax.jit(partial(expected_statistics, model))(elbo.Params.tied(f), ys).families
 
     w, scale, centre = numpy(f.weights), numpy(f.scale()), numpy(f.centre)
     covariance = np.linalg.inv(np.eye(2) + w.T @ np.diag(scale**-2) @ w)
