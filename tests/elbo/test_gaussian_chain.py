@@ -303,7 +303,7 @@ def test_not_positive_definite_is_nan_not_a_crash():
 @pytest.mark.parametrize(
     ("call", "words"),
     [
-        (lambda: elbo.GaussianChain.from_precision(*blocks(0), 0), "length: got 0, expected 1..5"),
+        (lambda: elbo.GaussianChain.from_precision(*blocks(0), 0), "length: got 0, expected 1 to 5"),
         (lambda: elbo.GaussianChain.from_precision(*blocks(0), 6), "length: got 6"),
         (lambda: elbo.GaussianChain.from_precision(blocks(0)[0], *blocks(0)[1:][::-1]), "diagonal: got"),
         (lambda: elbo.GaussianChain.from_precision(jnp.zeros(3), *blocks(0)[1:]), "linear: got"),

@@ -17,8 +17,8 @@ def inner(a: PyTree, b: PyTree) -> jax.Array:
 
 
 def differentiable(
-    log_partition: Callable[[PyTree, PyTree], jax.Array],
-    smooth: Callable[[PyTree, PyTree], tuple],
+    value: Callable[[PyTree, PyTree], jax.Array],
+    both: Callable[[PyTree, PyTree], tuple],
     slow: Callable[[PyTree, PyTree], tuple],
     clean: Callable[[PyTree, PyTree], PyTree] | None = None,
 ) -> tuple[Callable[[PyTree, PyTree], jax.Array], Callable[[PyTree, PyTree], tuple]]:
@@ -28,9 +28,9 @@ def differentiable(
     its own; where only ln Z is differentiated once, nothing asks for it.
 
     Args:
-      log_partition: `log_partition(potentials, sizes)` -> ln Z, however it is computed.
-      smooth: `smooth(potentials, sizes)` -> ln Z, marginals, and more of the same kind.
-      slow: the same as smooth, differentiable by JAX.
+      value: `value(potentials, sizes)` -> ln Z, however it is computed.
+      both: `both(potentials, sizes)` -> ln Z, marginals, and more of the same kind.
+      slow: the same as both, differentiable by JAX.
       clean: what the three do first with the potentials, if it hides some of them: no tangent comes from those.
     """
 
@@ -40,25 +40,26 @@ def differentiable(
             _, tangent = jax.jvp(lambda p: clean(p, primals[1]), (primals[0],), (tangent,))
         return inner(tangent, marginals)
 
+    # by the name of this one it is known that ln Z is convex in the potentials (`elbo/untapped.py`)
     @jax.custom_jvp
     @jax.jit
-    def value(potentials, sizes):
-        return log_partition(potentials, sizes)
+    def log_partition(potentials, sizes):
+        return value(potentials, sizes)
 
     @jax.custom_jvp
     @jax.jit
-    def both(potentials, sizes):
-        return smooth(potentials, sizes)
+    def smooth(potentials, sizes):
+        return both(potentials, sizes)
 
-    @value.defjvp
-    def _value_jvp(primals, tangents):
-        log_z, marginals, *_ = both(*primals)
+    @log_partition.defjvp
+    def _log_partition_jvp(primals, tangents):
+        log_z, marginals, *_ = smooth(*primals)
         return log_z, slope(marginals, primals, tangents)
 
-    @both.defjvp
-    def _both_jvp(primals, tangents):
-        out = both(*primals)
+    @smooth.defjvp
+    def _smooth_jvp(primals, tangents):
+        out = smooth(*primals)
         _, slopes = jax.jvp(lambda p: slow(p, primals[1])[1:], (primals[0],), (tangents[0],))
         return out, (slope(out[1], primals, tangents), *slopes)
 
-    return value, both
+    return log_partition, smooth
