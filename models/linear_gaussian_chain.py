@@ -284,12 +284,15 @@ def _filter(theta: Theta, y: Any) -> tuple[Filtered, jax.Array, jax.Array]:
     inverse = jnp.exp(-theta.transition.log_scale) * jnp.eye(size, dtype=weights.dtype)
     steps = jnp.concatenate([-matmul(inverse, theta.transition.weights), inverse], 1)
     none = jnp.zeros(size, weights.dtype)
+    # the bias is taken off the data first: beside a large one the mean of z would be rounded away
+    bias = theta.observation.bias.reshape(-1)
+    unbiased = dataclasses.replace(theta.observation, bias=jnp.zeros_like(theta.observation.bias))
 
     def step(carry, y):
         mean, past = carry
         seen = ~jnp.isnan(y)
         rows = jnp.where(seen[:, None], weights / scale[:, None], 0)
-        r = jnp.where(seen, (jnp.where(seen, y, 0) - theta.observation.mean(mean).reshape(-1)) / scale, 0)
+        r = jnp.where(seen, (jnp.where(seen, y - bias, 0) - unbiased.mean(mean).reshape(-1)) / scale, 0)
         now, told, rest = triangularize(jnp.concatenate([past, rows]), jnp.concatenate([none, r]))
         root = triangular_inverse(now.T)
         new = mean + matmul(root.T, told[:, None])[:, 0]
