@@ -56,7 +56,8 @@ def exact(log_joint: Callable[..., Any], structure: Structure) -> ExactEncoder:
 
     Args:
       log_joint: `log_joint(theta, z, y)` for one datum, a scalar or a tuple of scalars.
-      structure: the shape of z: `categorical(K)`, `bernoulli(D)`, `gaussian(D)`.
+      structure: the shape of z: `categorical(K)`, `bernoulli(D)`, `gaussian(D)`, `chain(K)`, `semi_markov(K, L)`,
+        `gaussian_chain(D)`, `alignment()`, `tree(N, P)`, or a `Structure` of your own.
 
     Returns:
       `encoder(psi, y)`, whose `e_step(theta, psi)` is the exact E step.

@@ -5,8 +5,8 @@ from typing import Any, NamedTuple
 
 import jax
 
-from .numerics import all_finite
 from .posteriors.protocol import Posterior
+from .sequence import finite_where_it_counts
 from .types import PyTree
 
 
@@ -34,7 +34,8 @@ class Model(NamedTuple):
         term of a tuple gets the best expectation that its own structure allows.
       encoder: `encoder(psi, y)`, the posterior P_Ψ(z|y) of one datum. `exact(log_joint, structure)` derives it.
       usable: `usable(y)`, whether a datum can be used (a bool scalar). A datum that cannot is left out and counted in
-        `info.dropped`. The default refuses NaN and infinities.
+        `info.dropped`. The default refuses NaN and infinities, but not in the padding of a `Padded`. Where NaN stands
+        for something that is missing, give a function of your own.
 
     >>> import elbo, jax.numpy as jnp
     >>> def log_joint(theta, z, y):  # two coins, one is thrown
@@ -47,4 +48,4 @@ class Model(NamedTuple):
 
     log_joint: Callable[[PyTree, PyTree, PyTree], Any]
     encoder: Callable[[PyTree, PyTree], Posterior]
-    usable: Callable[[PyTree], jax.Array] = all_finite
+    usable: Callable[[PyTree], jax.Array] = finite_where_it_counts

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from .numerics import widen
+from .numerics import all_finite, widen
 from .types import PyTree
 
 
@@ -91,3 +91,16 @@ def zero_unless(mask: jax.Array, tree: PyTree) -> PyTree:
         return jnp.where(mask.reshape(-1, *(1,) * (leaf.ndim - 1)), leaf, jnp.zeros((), leaf.dtype))
 
     return jax.tree.map(zero, tree)
+
+
+def finite_where_it_counts(y: PyTree) -> jax.Array:
+    """Whether each floating-point number of a datum is finite, but for the padding of what is `Padded`; a bool scalar.
+
+    >>> bool(finite_where_it_counts(Padded(jnp.array([1.0, jnp.nan]), jnp.array(1))))
+    True
+    """
+
+    def cleaned(node):
+        return node.clean().values if isinstance(node, Padded) else node
+
+    return all_finite(jax.tree.map(cleaned, y, is_leaf=lambda node: isinstance(node, Padded)))

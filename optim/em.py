@@ -25,7 +25,7 @@ def em_step(
 ) -> Rule:
     """EM (Dempster, Laird & Rubin 1977) as a rule: Ψ ← argmax L, the exact posterior, then Θ ← argmax L in closed form.
 
-    No update decreases the objective, ln P_Θ(ys) + ln prior. The rule has no state and needs no key.
+    But for rounding no update decreases the objective, ln P_Θ(ys) + ln prior. The rule has no state and needs no key.
 
     Args:
       model: with an exact encoder, and families as the leaves of theta.

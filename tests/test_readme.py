@@ -24,6 +24,8 @@ def test_code_of_the_readme_runs(capsys):
     assert bool(names["info"].finite)
     assert names["best"].theta.components.mean.shape == (2, 2)
     assert names["states"].shape == (2, 100) and (names["states"][1, 60:] == -1).all()
+    assert names["cuts"].starts.tolist() == [1, 0, 1, 0, 0] * 4 and names["cuts"].states[:5].tolist() == [0, 0, 1, 1, 1]
+    assert names["lasted"].theta["lasts"].probabilities().argmax(1).tolist() == [1, 2]
     assert names["alignment"].shape == (20,) and set(names["alignment"].tolist()) <= set(range(7))
     ours = elbo.evidence(names["reader"])(names["trained"], names["spoken"])
     assert jnp.allclose(names["loss"], -ours, rtol=1e-4) and names["heard"].max() <= 2

@@ -20,7 +20,7 @@ class PseudoData:
 
     Args:
       reference: a family like the one the prior is for.
-      count: number of imaginary data per component, a scalar, > 0.
+      count: number of imaginary data per component, a scalar >= 0; 0 is no prior.
 
     >>> import jax.numpy as jnp
     >>> from elbo.models.families import Categorical
@@ -53,7 +53,7 @@ class PseudoScale:
 
     Args:
       reference: a family like the one the prior is for; only its scale is read.
-      count: number of imaginary data per component, a scalar, > 0.
+      count: number of imaginary data per component, a scalar >= 0; 0 is no prior.
 
     >>> import jax.numpy as jnp
     >>> from elbo.models.families import MultivariateNormal

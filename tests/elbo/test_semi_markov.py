@@ -111,6 +111,21 @@ def test_long_sequences_in_float32(spread):
     assert float(mean.durations[:, :3].sum()) == 0 == float(jnp.trace(mean.transitions))
 
 
+def test_a_segment_that_cannot_end_in_time_takes_no_digits():
+    """State 1 lasts 41 of 40 frames, and would be worth 10,000 nats a frame more than state 0."""
+    durations = jnp.full((2, 41), LOG_ZERO).at[0, :3].set(0.0).at[1, 40].set(0.0)
+
+    def seen(cost):
+        states = jnp.zeros((40, 2)).at[:, 0].set(-cost)
+        q = SemiMarkov(jnp.zeros(2), jnp.zeros((2, 2)), durations, states, jnp.array(40))
+        return q.log_partition(), q.mean().durations[0, :3], q.entropy()
+
+    (_, right, _), (log_z, counts, entropy) = seen(0.0), seen(1e4)
+    assert abs(float(log_z) + 4e5 - float(seen(0.0)[0])) < 0.1  # three units of rounding
+    np.testing.assert_allclose(counts, right, rtol=1e-4)  # potentials of 1e4 are rounded at 5e-4; it was 1.5e-3
+    assert np.isfinite(entropy)
+
+
 def test_padding_changes_nothing(x64, key):
     short, long = (random_semi_markov(2, n, STATES, LONGEST, length=5) for n in (5, 9))
     long = SemiMarkov(

@@ -208,7 +208,8 @@ def never_decreases(history):
 def test_em_never_decreases_with_single_entries_missing(key):
     ys = observations("entries", seed=2, count=12)
     params = chain.init(key, ys, LATENT, missing="entries")
-    result = optim.run(optim.em_step(chain.model(LATENT, missing="entries")), params, ys, steps=40)
+    with jax.debug_nans(True):  # none in what a run returns, though missing entries are NaN
+        result = optim.run(optim.em_step(chain.model(LATENT, missing="entries")), params, ys, steps=40)
     assert never_decreases(np.asarray(result.history.elbo))
 
 
@@ -296,6 +297,17 @@ def test_float32_agrees_with_float64_over_20000_frames():
     low = elbo.evidence(chain.model(LATENT))(low, y.astype(jnp.float32))[0]
     assert low.dtype == jnp.float32
     np.testing.assert_allclose(low, high, rtol=1e-4)
+
+
+def test_the_filter_follows_a_shift_in_float32():
+    """Integers and a bias of a million are exact: what is said of z may not change."""
+    theta = jax.tree.map(lambda a: a.astype(jnp.float32), parameters(latent=1, width=1))
+    y = jnp.array([[0.0], [1.0], [1.0], [2.0], [1.0]], jnp.float32)
+    shifted = theta._replace(observation=dataclasses.replace(theta.observation, bias=jnp.full((1,), 1e6, jnp.float32)))
+    still = theta._replace(observation=dataclasses.replace(theta.observation, bias=jnp.zeros((1,), jnp.float32)))
+    seen = jax.jit(chain.filter)
+    for a, b in zip(seen(still, y), seen(shifted, y + 1e6), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-7)
 
 
 def test_lengths_trace_once_and_no_lapack_is_called(counted):

@@ -11,7 +11,7 @@ import pytest
 import elbo
 from elbo import optim
 from elbo.models import factor_analysis, mixture, vae
-from elbo.models.families import Categorical, MultivariateNormal, PseudoData
+from elbo.models.families import Categorical, MultivariateNormal, Normal, PseudoData
 
 from ..problems import start
 
@@ -284,3 +284,20 @@ def test_weights_are_an_array():
     model, params, ys = start("full")
     with pytest.raises(TypeError, match=r"weights: got a list, expected one array"):
         rules(model)["em"].update(None, params, (), ys, weights=[1.0] * len(ys))
+
+
+def test_the_padding_of_a_model_of_ones_own_is_ignored():
+    """By the default `usable` too: a log_joint that cleans its sequence never sees what stands in the padding."""
+
+    def log_joint(theta, z, y):
+        return jnp.sum(z.states * jax.vmap(theta.log_prob)(y.clean().values))
+
+    model = elbo.Model(log_joint, elbo.exact(log_joint, elbo.chain(2)))
+    theta = Normal.create(jnp.array([[0.0], [1.0]]), jnp.ones((2, 1)))
+    values = jnp.array([[0.0], [1.0], [0.5], [9.0]])
+    reports = [
+        optim.em_step(model).update(None, elbo.Params.tied(theta), (), elbo.Padded(bad[None], jnp.array([3])))[2]
+        for bad in (values, values.at[3].set(jnp.nan), values.at[3].set(jnp.inf), values.at[1].set(jnp.nan))
+    ]
+    assert [int(info.dropped) for info in reports] == [0, 0, 0, 1]
+    assert reports[0].elbo == reports[1].elbo == reports[2].elbo

@@ -31,9 +31,10 @@ def forward(potentials: Segments, length: jax.Array, reduce: Reduce) -> tuple[ja
     """
     initial, transitions, durations, states = potentials
     by_frame = durations.ndim == 3
-    # a segment that has lasted too long for any duration left would be the largest weight, and lead nowhere
-    onward = jnp.flip(jax.lax.cummax(jnp.flip(durations, -1), durations.ndim - 1), -1)
-    alive = jnp.max(onward, 0) > IMPOSSIBLE if by_frame else onward > IMPOSSIBLE
+    # a segment that no duration lets end in time might have the largest weight, beside which the others lose digits
+    ages = jnp.arange(durations.shape[-1])
+    allowed = (jnp.max(durations, 0) if by_frame else durations) > IMPOSSIBLE
+    lacks = jax.lax.cummin(jnp.where(allowed, ages, len(states) + ages.size), 1, reverse=True) - ages
 
     def step(carry, x):
         open_before, closed_before = carry
@@ -41,7 +42,7 @@ def forward(potentials: Segments, length: jax.Array, reduce: Reduce) -> tuple[ja
         lasts = lasts if by_frame else durations
         entry = jnp.where(t == 0, initial, reduce(closed_before[:, None] + transitions, axis=0))
         opened = jnp.concatenate([entry[:, None], open_before[:, :-1]], 1) + emission[:, None]
-        opened = jnp.where(alive, opened, LOG_ZERO)
+        opened = jnp.where(lacks < length - t, opened, LOG_ZERO)
         weights, peak = relative((opened, reduce(opened + lasts, axis=1)))
         counts = t < length
         weights = jax.tree.map(lambda new, old: jnp.where(counts, new, old), weights, carry)
