@@ -67,6 +67,8 @@ def scales(xs: jax.Array, weights: jax.Array | None = None) -> Scales:
         raise ValueError(f"weights: got {list(weights.shape)}, expected {[xs.shape[0]]}, one for each row of xs")
     if not xs.shape[0]:
         return Scales(jnp.zeros(xs.shape[1], xs.dtype), jnp.ones(xs.shape[1], xs.dtype))
+    # where a user's jit closes over the data they are constants: a compiler that sorts these itself takes minutes
+    xs, weights = jax.lax.optimization_barrier((xs, weights))
     dtype = jnp.promote_types(xs.dtype, jnp.float32)
     weights = weights.astype(dtype) / jnp.maximum(jnp.max(weights), jnp.finfo(dtype).tiny)
     data, share = _sample(xs, weights)
