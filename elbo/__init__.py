@@ -49,7 +49,6 @@ from .posteriors import (
     tree,
 )
 from .relaxed import Relaxed
-from .remember import remembered
 from .score_function import ScoreFunction
 from .sequence import Labelled, Padded, padded, zero_unless
 
@@ -107,7 +106,6 @@ __all__ = [
     "linalg",
     "on_support",
     "padded",
-    "remembered",
     "require_number",
     "safe_log",
     "semi_markov",

@@ -5,11 +5,11 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from .batch import batch_length
 from .estimators import Estimator
 from .family_promises import families
 from .model import Model, Params
 from .numerics import widen
-from .objective import batch_length
 from .promises import DEFAULT, NEEDED, PROMISES, Trial
 from .types import PyTree
 

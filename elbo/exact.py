@@ -1,7 +1,6 @@
 """The exact posterior P_Θ(z|y) as an encoder, derived from log_joint."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import reduce
 from operator import add
 from typing import Any
@@ -12,6 +11,7 @@ import jax.numpy as jnp
 from .numerics import widen
 from .posteriors import Posterior, Structure
 from .types import PyTree
+from .values import described, value
 
 
 def terms(log_joint: Callable[..., Any], *args: PyTree) -> tuple[jax.Array, ...]:
@@ -30,12 +30,15 @@ def terms(log_joint: Callable[..., Any], *args: PyTree) -> tuple[jax.Array, ...]
     return out
 
 
-@dataclass(frozen=True)
+@value
 class ExactEncoder:
     """An encoder whose Ψ is shaped like Θ and whose posterior is P_Ψ(z|y) itself; made by `exact`."""
 
     log_joint: Callable[..., Any]
     structure: Structure
+
+    def __repr__(self) -> str:
+        return described("exact", self.log_joint, self.structure)
 
     def __call__(self, psi: PyTree, y: PyTree) -> Posterior:
         """The posterior of one datum under the parameters psi."""

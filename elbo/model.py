@@ -8,6 +8,7 @@ import jax
 from .posteriors.protocol import Posterior
 from .sequence import finite_where_it_counts
 from .types import PyTree
+from .values import described
 
 
 class Params(NamedTuple):
@@ -49,3 +50,6 @@ class Model(NamedTuple):
     log_joint: Callable[[PyTree, PyTree, PyTree], Any]
     encoder: Callable[[PyTree, PyTree], Posterior]
     usable: Callable[[PyTree], jax.Array] = finite_where_it_counts
+
+    def __repr__(self) -> str:
+        return described("Model", *self)

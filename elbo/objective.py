@@ -1,25 +1,22 @@
 """The objective L(Ψ, Θ, y) = E_q ln P_Θ(z, y) + H(q), q = P_Ψ(z|y), and what it is made of."""
 
-import contextlib
-from collections.abc import Callable, Iterator
-from functools import partial
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import NamedSharding, PartitionSpec
 
-from .chunks import ChunkSize, automatic_size, check_chunk_size
-from .devices import axes_of
+from .batch import batched
+from .chunks import ChunkSize
 from .dtypes import converted, dtype_of, widened
 from .estimators import Automatic, Estimator, Exact, expect_with_entropy
 from .exact import ExactEncoder, terms
 from .model import Model, Params
 from .numerics import IMPOSSIBLE
-from .posteriors import Bernoulli, GaussianChain, Posterior, StructureError
+from .posteriors import Bernoulli, GaussianChain, Posterior
 from .posteriors.protocol import require_posterior
-from .remember import remembered
 from .types import PyTree
+from .values import value
 
 
 class Decomposition(NamedTuple):
@@ -59,7 +56,6 @@ def _met(params, y):
     return widened(params), converted(y, dtype_of(params))
 
 
-@remembered
 def elbo(
     model: Model, *, estimator: Estimator | None = None, batch_size: ChunkSize = "auto"
 ) -> Callable[..., jax.Array]:
@@ -88,16 +84,18 @@ def elbo(
     >>> elbo.elbo(model)(elbo.Params((), jnp.array(0.5)), jnp.ones((1, 2))).tolist()
     [0.3379]
     """
-
-    require_model(model)
-
-    def one(params, y, key):
-        return _reported(bound(model, params, y, key, estimator))
-
-    return _batched(one, batch_size)
+    return batched(_Bound(require_model(model), estimator), batch_size)
 
 
-@remembered
+@value
+class _Bound:
+    model: Model
+    estimator: Estimator | None
+
+    def __call__(self, params, y, key):
+        return _reported(bound(self.model, params, y, key, self.estimator))
+
+
 def evidence(model: Model, *, batch_size: ChunkSize = "auto") -> Callable[..., jax.Array]:
     """ln P_Θ(y) of a model whose encoder is exact, as a jit-compiled function of a batch: L at Ψ = Θ, where KL = 0.
 
@@ -121,12 +119,17 @@ def evidence(model: Model, *, batch_size: ChunkSize = "auto") -> Callable[..., j
     [0.0]
     """
     encoder = _exact_encoder(require_model(model).encoder, "model.encoder")
+    return batched(_Evidence(model.log_joint, encoder), batch_size)
 
-    def one(params, y, key):
+
+@value
+class _Evidence:
+    log_joint: Callable[..., Any]
+    encoder: ExactEncoder
+
+    def __call__(self, params, y, key):
         del key
-        return _reported(_log_evidence(model.log_joint, encoder, params, y))
-
-    return _batched(one, batch_size)
+        return _reported(_log_evidence(self.log_joint, self.encoder, params, y))
 
 
 def _log_evidence(log_joint, encoder, params, y):
@@ -145,7 +148,6 @@ def _log_evidence(log_joint, encoder, params, y):
     return sum(terms(log_joint, params.theta, nowhere, y)) + q.log_partition()
 
 
-@remembered
 def decompose(
     model: Model,
     *,
@@ -173,20 +175,26 @@ def decompose(
     (True, True)
     """
     truth = _exact_encoder(posterior or require_model(model).encoder, "posterior")
+    return batched(_Decompose(require_model(model), estimator, truth), batch_size)
 
-    def one(params, y, key):
+
+@value
+class _Decompose:
+    model: Model
+    estimator: Estimator | None
+    posterior: ExactEncoder
+
+    def __call__(self, params, y, key):
         params, y = _met(params, y)
-        energy, entropy = _parts(model, params, y, key, estimator or Automatic())
-        value = _reported(energy + entropy)
+        energy, entropy = _parts(self.model, params, y, key, self.estimator or Automatic())
+        whole = _reported(energy + entropy)
         # the posterior of an impossible datum says so in its entropy; there it is the energy that people look at
         nothing = entropy <= IMPOSSIBLE
         energy, entropy = jnp.where(nothing, -jnp.inf, _reported(energy)), jnp.where(nothing, 0, entropy)
-        theta = truth.e_step(params.theta, params.psi)
-        log_p = _reported(_log_evidence(model.log_joint, truth, params, y))
-        gap = -_reported(-kl(model.encoder(params.psi, y), truth(theta, y)))
-        return Decomposition(energy, entropy, value, log_p, gap)
-
-    return _batched(one, batch_size)
+        psi = self.posterior.e_step(params.theta, params.psi)
+        log_p = _reported(_log_evidence(self.model.log_joint, self.posterior, params, y))
+        gap = -_reported(-kl(self.model.encoder(params.psi, y), self.posterior(psi, y)))
+        return Decomposition(energy, entropy, whole, log_p, gap)
 
 
 def kl(q: Posterior, p: Posterior) -> jax.Array:
@@ -225,90 +233,3 @@ def _exact_encoder(encoder: Any, name: str) -> ExactEncoder:
             "in closed form only there. For other encoders use elbo.elbo, a lower bound"
         )
     return encoder
-
-
-def _batched(one: Callable, batch_size: ChunkSize) -> Callable:
-    """`one(params, y, key)` over the leading axis of ys, jit-compiled."""
-    check_chunk_size(batch_size, "batch_size")
-    every = jax.jit(jax.vmap(one, (None, 0, 0)))  # traced once for the size of a chunk and for the chunk
-
-    def evaluate(params: Params, ys: PyTree, key: jax.Array | None, at_a_time: ChunkSize):
-        size = batch_length(ys)
-        data = ys, None if key is None else jax.random.split(key, size)
-        with explained(ys):
-            if at_a_time == "auto":
-                at_a_time = automatic_size(every, params, data)
-            return _in_chunks(every, params, data, size if at_a_time is None else min(at_a_time, size))
-
-    @jax.jit
-    def batch(params: Params, ys: PyTree, key: jax.Array | None = None):
-        if not isinstance(params, Params):
-            raise TypeError(f"params: got {type(params).__name__}, expected elbo.Params(theta, psi)")
-        batch_length(ys)
-        sharding = jax.typeof(jax.tree.leaves(ys)[0]).sharding
-        axis = next(iter(sharding.spec), None)
-        # a chunk of data that are spread over devices would be gathered on each of them
-        spread = axis is not None or (jax.device_count() > 1 and not axes_of(ys))
-        run = partial(evaluate, at_a_time=None if batch_size == "auto" and spread else batch_size)
-        if axis is None:
-            return run(params, ys, key)
-        # data on a mesh with explicit axes (what jax.make_mesh makes): let the compiler place what is in between
-        data = NamedSharding(sharding.mesh, PartitionSpec(axis))
-        return jax.sharding.auto_axes(run, out_sharding=data)(params, ys, key)
-
-    return batch
-
-
-def _in_chunks(every: Callable, params: Params, data: PyTree, chunk: int) -> PyTree:
-    """`every(params, *data)`, a chunk of the leading axis at a time; its derivative has the memory of a chunk, too."""
-    size = batch_length(data)
-    if chunk == size:
-        return every(params, *data)
-    last = size - chunk  # the last chunk overlaps the one before it: one program for all
-
-    @partial(jax.checkpoint, prevent_cse=False)
-    def part(begin):
-        return every(params, *jax.tree.map(lambda a: jax.lax.dynamic_slice_in_dim(a, begin, chunk), data))
-
-    def joined(a):
-        return jnp.concatenate([a[:-1].reshape(-1, *a.shape[2:]), a[-1, -(size % chunk or chunk) :]])
-
-    return jax.tree.map(joined, jax.lax.map(part, jnp.minimum(jnp.arange(0, size, chunk), last)))
-
-
-@contextlib.contextmanager
-def explained(ys: PyTree) -> Iterator[None]:
-    """Errors inside, raised while tracing (often by a family or a network given another shape), say how ys was read."""
-    try:
-        yield
-    except StructureError:
-        raise
-    except Exception as error:
-        shapes = [list(jnp.shape(leaf)[1:]) for leaf in jax.tree.leaves(ys)]
-        error.add_note(
-            f"ys: read as {batch_length(ys)} data [N, ...] with leaves of shapes {shapes}; one datum alone is ys[None]"
-        )
-        raise
-
-
-def batch_length(ys: PyTree) -> int:
-    """The common length N of the leading axes of ys; raises where they differ, are missing or are zero."""
-    if isinstance(ys, list):
-        raise TypeError(
-            f"ys: got a list of {len(ys)}, expected arrays with a leading axis N, one datum an entry; stack the data: "
-            "jnp.stack(ys), or sequences of several lengths in one elbo.Padded(values [N, T, ...], length [N])"
-        )
-    for leaf in jax.tree.leaves(ys):
-        if not (hasattr(leaf, "shape") or isinstance(leaf, (bool, int, float, complex))):
-            raise TypeError(
-                f"ys: got a {type(leaf).__name__}, expected arrays with a leading axis N, one datum an entry; make one "
-                "array of it: jnp.stack(list(ys))"
-            )
-    shapes = [jnp.shape(leaf) for leaf in jax.tree.leaves(ys)]
-    lengths = {shape[0] if shape else 0 for shape in shapes}
-    if len(lengths) != 1 or 0 in lengths:
-        raise ValueError(
-            f"ys: got leaves of shapes {[list(s) for s in shapes]}, expected one common leading axis N >= 1, one datum "
-            "an entry"
-        )
-    return lengths.pop()

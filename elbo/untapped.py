@@ -13,7 +13,6 @@ from .exact import terms
 from .family import is_family, with_tap
 from .marks import Probe
 from .posteriors import StructureError
-from .remember import remembered
 from .types import PyTree
 
 CURES = (
@@ -154,7 +153,6 @@ def require_taps(
     return True
 
 
-@remembered
 def _require_taps(log_joint: Callable[..., Any], treedef: Any, leaves: tuple, tapped: tuple[bool, ...] | None) -> bool:
     theta, z, y = treedef.unflatten(leaves)
     paths = jax.tree_util.tree_leaves_with_path(theta, is_leaf=is_family)

@@ -1,7 +1,6 @@
 """Connectionist temporal classification: labels without their times, from a network that sees the frames."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 
 import jax
@@ -9,6 +8,7 @@ import jax.numpy as jnp
 
 import elbo
 from elbo.types import PyTree
+from elbo.values import value
 
 from .ctc_loss import ctc_loss, pick
 
@@ -17,7 +17,7 @@ Apply = Callable[[PyTree, elbo.Padded], jax.Array]
 __all__ = ["ctc_loss", "model", "usable"]
 
 
-@dataclass(frozen=True)
+@value
 class Joint:
     """The log_joint of `model`; equal where its fields are, so that equal models share one compiled program."""
 

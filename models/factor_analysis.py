@@ -54,7 +54,6 @@ def log_joint(theta: Theta, z: jax.Array, y: jax.Array) -> tuple[jax.Array, jax.
     return elbo.Normal(jnp.zeros_like(z), jnp.zeros_like(z)).log_prob(z), theta.observation.log_prob(y, z)
 
 
-@elbo.remembered
 def model(latent: int) -> elbo.Model:
     """Factor analysis with its exact Gaussian posterior over z [latent]; PPCA where the noise is spherical.
 

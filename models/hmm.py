@@ -1,7 +1,6 @@
 """Hidden Markov models with any family, or any function, as emission."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal, NamedTuple
 
@@ -9,8 +8,9 @@ import jax
 import jax.numpy as jnp
 
 import elbo
-from elbo.objective import batch_length
+from elbo.batch import batch_length
 from elbo.types import PyTree
+from elbo.values import value
 
 from .criteria import free_parameters, one_of_each
 from .emission import MixtureEmission, clustered, scattered
@@ -70,7 +70,7 @@ def emissions(theta: Theta, y: PyTree, emit: Emit | None = None) -> jax.Array:
     return jnp.maximum(log_p, elbo.LOG_ZERO) * present[:, None].astype(log_p.dtype)
 
 
-@dataclass(frozen=True)
+@value
 class Joint:
     """The log_joint of `model`; equal where its fields are, so that equal models share one compiled program."""
 

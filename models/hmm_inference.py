@@ -9,7 +9,7 @@ import numpy as np
 import optax
 
 import elbo
-from elbo.objective import batch_length
+from elbo.batch import batch_length
 from elbo.types import PyTree
 
 

@@ -10,6 +10,7 @@ from flax import nnx
 
 import elbo
 from elbo.types import PyTree
+from elbo.values import value
 
 from . import hmm, vae
 from .families import Categorical, MultivariateNormal
@@ -84,7 +85,7 @@ class Framewise:
         return elbo.Padded(values, self.length).clean().values
 
 
-@dataclass(frozen=True)
+@value
 class Encoder:
     """q(x, s | y) = Π_t N(x_t; encode(frames around t)) · P_Ψ(s | x), a `Nested` posterior; z = (x [T, Q], `Path`).
 
@@ -117,7 +118,7 @@ class Encoder:
         return psi._replace(chain=theta.chain)
 
 
-@dataclass(frozen=True)
+@value
 class Joint:
     """The log_joint of `model`; equal where its fields are, so that equal models share one compiled program.
 

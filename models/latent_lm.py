@@ -1,7 +1,6 @@
 """Language models with a chain of discrete latent states, exact, amortised or sampled; no Gaussian anywhere."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import jax
@@ -10,6 +9,7 @@ from flax import nnx
 
 import elbo
 from elbo.types import PyTree
+from elbo.values import value
 
 from .criteria import free_parameters, one_of_each
 from .families import Categorical
@@ -191,7 +191,7 @@ def sample(key: jax.Array, networks: Networks, theta: Theta, size: Size, frames:
     return jax.lax.scan(advance, (h, theta.initial.logits, past), jax.random.split(key, frames))[1]
 
 
-@dataclass(frozen=True)
+@value
 class AffineJoint:
     """The log_joint of `neural_hmm`; like the classes below equal where its fields are, so that models are values."""
 
@@ -206,7 +206,7 @@ class AffineJoint:
         return _log_prior(theta, z), jnp.vdot(z.states, _scores(logits, text, known), precision=elbo.PRECISION)
 
 
-@dataclass(frozen=True)
+@value
 class RecurrentJoint:
     """The log_joint of `recurrent`."""
 
@@ -225,7 +225,7 @@ class RecurrentJoint:
         return _log_prior(theta, z), jnp.sum(_scores(logits, text, known))
 
 
-@dataclass(frozen=True)
+@value
 class Encoder:
     """q(z | y) ∝ exp ⟨read(y), z⟩."""
 
@@ -239,7 +239,7 @@ class Encoder:
         return elbo.Chain(psi.initial, psi.transition, states, text.length)
 
 
-@dataclass(frozen=True)
+@value
 class Usable:
     """Whether a text can be used: its length is in 1..T, and all its symbols are some."""
 

@@ -1,6 +1,6 @@
 """Linear-Gaussian chains (the Kalman model): a latent vector that moves linearly in time, seen through a linear map."""
 
-import dataclasses
+from dataclasses import replace
 from functools import partial
 from typing import Any, Literal, NamedTuple
 
@@ -9,6 +9,7 @@ import jax.numpy as jnp
 
 import elbo
 from elbo.linalg import matmul, triangular_inverse, triangularize
+from elbo.values import value
 
 from .criteria import free_parameters, one_of_each
 from .families import LinearGaussian, MultivariateNormal
@@ -108,7 +109,37 @@ def log_joint(theta: Theta, z: jax.Array, y: Any, missing: Missing = "frames") -
     )
 
 
-@elbo.remembered
+@value
+class Joint:
+    """`log_joint` of one kind of missing data."""
+
+    missing: Missing
+
+    def __call__(self, theta: Theta, z: jax.Array, y: Any) -> tuple[jax.Array, ...]:
+        """See `log_joint`."""
+        return log_joint(theta, z, y, self.missing)
+
+
+@value
+class Usable:
+    """Which data can be used, with one kind of missing data."""
+
+    missing: Missing
+
+    def __call__(self, y: Any) -> jax.Array:
+        """Whether NaN stands only where this kind of missing data has it, and every length can be one; bool scalar."""
+        y = elbo.padded(y)
+        values = y.clean().values
+        absent = jnp.isnan(values)
+        if self.missing == "none":
+            wrong = jnp.any(absent)
+        elif self.missing == "frames":
+            wrong = jnp.any(jnp.any(absent, -1) & ~jnp.all(absent, -1))
+        else:
+            wrong = jnp.zeros((), bool)
+        return ~wrong & ~jnp.any(jnp.isinf(values)) & y.is_sound()
+
+
 def model(latent: int, *, missing: Missing = "frames") -> elbo.Model:
     """The chain with its exact posterior over z [T, latent], an `elbo.GaussianChain`. A datum is one sequence.
 
@@ -118,8 +149,8 @@ def model(latent: int, *, missing: Missing = "frames") -> elbo.Model:
         "none", sequences of full length (arrays [N, T, E]) share one factorisation, since the precision of the
         posterior does not depend on y.
     """
-    joint = partial(log_joint, missing=missing)
-    return elbo.Model(joint, elbo.exact(joint, elbo.gaussian_chain(latent)), partial(_usable, missing))
+    joint = Joint(missing)
+    return elbo.Model(joint, elbo.exact(joint, elbo.gaussian_chain(latent)), Usable(missing))
 
 
 def init(
@@ -169,7 +200,7 @@ def _observed(ys: Any, weights: jax.Array | None, missing: Missing = "frames") -
         raise ValueError(f"weights: got {list(jnp.shape(weights))}, expected {[len(values)]}, one for each sequence")
     each = jnp.ones(len(values), values.dtype) if weights is None else jnp.asarray(weights, values.dtype)
     each = valid_weights(each)
-    usable = jax.vmap(partial(_usable, missing))(ys) & (each > 0)
+    usable = jax.vmap(Usable(missing))(ys) & (each > 0)
     seen = jax.vmap(elbo.Padded.mask)(ys) & usable[:, None]
     return jnp.where(seen[..., None], values, jnp.nan), jnp.where(seen, each[:, None], 0).reshape(-1)
 
@@ -198,7 +229,7 @@ def local_level(ys: Any) -> elbo.Params:
         return LinearGaussian.create(one, none, scale, floor=found.floor(1e-6), known=("weights", "bias"))
 
     start = MultivariateNormal.of_scale(found.location, 1000 * found.spread)
-    start = dataclasses.replace(start, known=("mean", "covariance"))
+    start = replace(start, known=("mean", "covariance"))
     theta = Theta(start, walk(found.spread / 3), walk(found.spread))
     return elbo.Params(theta, jax.tree.map(jnp.copy, theta))
 
@@ -286,7 +317,7 @@ def _filter(theta: Theta, y: Any) -> tuple[Filtered, jax.Array, jax.Array]:
     none = jnp.zeros(size, weights.dtype)
     # the bias is taken off the data first: beside a large one the mean of z would be rounded away
     bias = theta.observation.bias.reshape(-1)
-    unbiased = dataclasses.replace(theta.observation, bias=jnp.zeros_like(theta.observation.bias))
+    unbiased = replace(theta.observation, bias=jnp.zeros_like(theta.observation.bias))
 
     def step(carry, y):
         mean, past = carry
@@ -330,19 +361,6 @@ def _emission(observation: LinearGaussian, y: jax.Array, z: jax.Array) -> jax.Ar
     floor = 0 if jnp.ndim(observation.floor) > 1 else None
     axes: Any = LinearGaussian(0, 0, 0, None, floor, 0, observation.known)  # type: ignore[arg-type]
     return jax.vmap(lambda entry, y: entry.log_prob(y[None], z), (axes, 0))(observation, y)
-
-
-def _usable(missing: Missing, y: Any) -> jax.Array:
-    y = elbo.padded(y)
-    values = y.clean().values
-    absent = jnp.isnan(values)
-    if missing == "none":
-        wrong = jnp.any(absent)
-    elif missing == "frames":
-        wrong = jnp.any(jnp.any(absent, -1) & ~jnp.all(absent, -1))
-    else:
-        wrong = jnp.zeros((), bool)
-    return ~wrong & ~jnp.any(jnp.isinf(values)) & y.is_sound()
 
 
 def _check(theta: Theta, z: jax.Array, values: jax.Array, missing: Missing) -> None:

@@ -47,7 +47,6 @@ def log_joint(theta: Theta, z: jax.Array, y: Any) -> jax.Array:
     return theta.weights.log_prob(z, latent=True) + jnp.dot(z, log_p, precision=elbo.PRECISION)
 
 
-@elbo.remembered
 def model(components: int) -> elbo.Model:
     """The mixture model with its exact posterior over the component of each datum.
 

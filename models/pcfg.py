@@ -11,6 +11,7 @@ from flax import nnx
 
 import elbo
 from elbo.types import PyTree
+from elbo.values import value
 
 from .criteria import free_parameters, one_of_each
 from .families import Categorical, PseudoData
@@ -73,7 +74,7 @@ class Parsed(NamedTuple):
     score: jax.Array
 
 
-@dataclass(frozen=True)
+@value
 class Joint:
     """The log_joint of `model`; equal where its field is, so that equal models share one compiled program."""
 

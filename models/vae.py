@@ -1,7 +1,6 @@
 """Variational autoencoders: a standard normal prior, a network from z to y, and a network from y to z."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 import jax
@@ -10,6 +9,7 @@ from flax import nnx
 
 import elbo
 from elbo.types import PyTree
+from elbo.values import value
 
 from .networks import MLP, functional
 
@@ -36,7 +36,7 @@ class Networks(NamedTuple):
     encode: Apply
 
 
-@dataclass(frozen=True)
+@value
 class Joint:
     """The log_joint of `model`; equal where its fields are, so that equal models share one compiled program."""
 
@@ -55,7 +55,7 @@ class Joint:
         return prior, elbo.Normal(mean, jnp.broadcast_to(theta.log_scale, mean.shape)).log_prob(y)
 
 
-@dataclass(frozen=True)
+@value
 class Encoder:
     """q(z | y) = N(encode(y)), with a diagonal covariance."""
 

@@ -7,11 +7,11 @@ import jax
 import jax.numpy as jnp
 
 from elbo import Model, Params
+from elbo.batch import explained
 from elbo.chunks import ChunkSize, automatic_size, check_chunk_size
 from elbo.devices import axes_of, varying
 from elbo.dtypes import at_least_single, converted, dtype_of
 from elbo.numerics import all_finite, is_feasible
-from elbo.objective import explained
 from elbo.types import PyTree
 
 from .screen import replaced, settle

@@ -1,15 +1,16 @@
 """Rules made of rules: one after the other, many times, on part of the parameters, on small batches."""
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from elbo import Params
+from elbo.batch import batch_length
 from elbo.devices import axes_of, varying
-from elbo.objective import batch_length
 from elbo.types import PyTree
+from elbo.values import value
 
 from .arguments import require_count, require_rule
 from .chunks import check_weights, split
@@ -34,7 +35,7 @@ def chain(*rules: Rule) -> Rule:
     return rule_of(_Chain(rules))
 
 
-@dataclass(frozen=True, eq=False)
+@value
 class _Chain:
     rules: tuple[Rule, ...]
 
@@ -80,7 +81,7 @@ def repeat(rule: Rule, times: int) -> Rule:
     return rule_of(_Repeat(rule, times))
 
 
-@dataclass(frozen=True, eq=False)
+@value
 class _Repeat:
     rule: Rule
     times: int
@@ -145,7 +146,7 @@ def restrict(rule: Rule, *where: Any) -> Rule:
     return new
 
 
-@dataclass(frozen=True, eq=False)
+@value
 class _Masked:
     """A rule without `rebuild`: what may not move is put back after its update."""
 
@@ -198,7 +199,7 @@ def minibatches(rule: Rule, size: int) -> Rule:
     return rule_of(_Minibatches(rule, size))
 
 
-@dataclass(frozen=True, eq=False)
+@value
 class _Minibatches:
     rule: Rule
     size: int

@@ -1,6 +1,6 @@
 """EG, expected gradient: exact E step, gradient M step."""
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import jax
 import optax
@@ -9,6 +9,7 @@ from elbo import Model, Params
 from elbo.chunks import ChunkSize
 from elbo.estimators import Estimator
 from elbo.types import PyTree
+from elbo.values import value
 
 from .arguments import require_model, require_optimizer, require_params
 from .em import exact_e_step
@@ -45,11 +46,11 @@ def eg_step(
     """
     require_model(model)
     require_optimizer(optimizer)
-    return rule_of(_Step(Ascent(model, optimizer, prior, estimator, chunk_size)))
+    return rule_of(_EG(Ascent(model, optimizer, prior, estimator, chunk_size)))
 
 
-@dataclass(frozen=True, eq=False)
-class _Step:
+@value
+class _EG:
     ascent: Ascent
     where: tuple = ()
 

@@ -1,12 +1,13 @@
 """EM: exact E step, exact M step."""
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
-from elbo import Model, Params, remembered
+from elbo import Model, Params
 from elbo.chunks import ChunkSize
 from elbo.estimators import Estimator
 from elbo.types import PyTree
+from elbo.values import value
 
 from .arguments import require_model, require_params
 from .m_step import MStep
@@ -14,7 +15,6 @@ from .rule import Rule, rule_of
 from .statistics import expected_statistics
 
 
-@remembered
 def em_step(
     model: Model,
     *,
@@ -47,11 +47,11 @@ def em_step(
     """
 
     require_model(model)
-    return rule_of(_Step(model, MStep(prior, keep), chunk_size, estimator))
+    return rule_of(_EM(model, MStep(prior, keep), chunk_size, estimator))
 
 
-@dataclass(frozen=True, eq=False)
-class _Step:
+@value
+class _EM:
     model: Model
     m_step: MStep
     chunk_size: ChunkSize

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from elbo import Params
-from elbo.objective import batch_length
+from elbo.batch import batch_length
 from elbo.types import PyTree
 
 from .arguments import require_count, require_params, require_rule, require_tolerance

@@ -8,11 +8,12 @@ import jax.numpy as jnp
 import optax
 
 from elbo import IMPOSSIBLE, Model, Params, all_finite, is_family
+from elbo.batch import batch_length
 from elbo.chunks import ChunkSize
 from elbo.devices import axes_of, varying
 from elbo.dtypes import widened
 from elbo.estimators import Estimator
-from elbo.objective import batch_length, bound
+from elbo.objective import bound
 from elbo.types import PyTree
 
 from .chunks import check_weights, split, sum_over_chunks

@@ -1,6 +1,6 @@
 """The closed-form M step as a part of a rule: which families move, from which statistics, and what is reported."""
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from elbo import Params, is_family
 from elbo.dtypes import widened
 from elbo.types import PyTree
+from elbo.values import value
 
 from .averages import Rate, average, begin
 from .guard import keep_finite
@@ -17,7 +18,7 @@ from .rule import Info
 from .statistics import Statistics, count_empty, count_floored, maximize
 
 
-@dataclass(frozen=True, eq=False)
+@value
 class MStep:
     """Θ ← argmax, for the families of theta that move.
 

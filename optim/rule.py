@@ -1,13 +1,13 @@
 """What every update rule is, and what it tells a person."""
 
 from collections.abc import Callable
-from functools import update_wrapper
-from typing import Any, NamedTuple, Protocol, cast
+from typing import Any, NamedTuple, Protocol
 
 import jax
 
 from elbo import Params
 from elbo.types import PyTree
+from elbo.values import Compiled, Method, described
 
 
 class Info(NamedTuple):
@@ -96,22 +96,13 @@ class Rule(NamedTuple):
     update: Update
     rebuild: Rebuild | None = None
 
-
-class Compiled:
-    """A pure function, jit-compiled; unlike what `jax.jit` returns it can be pickled if the function can."""
-
-    def __init__(self, function: Callable):
-        update_wrapper(self, function)
-        self._call = jax.jit(function)
-
-    def __call__(self, *args, **kwargs):
-        """Calls it."""
-        return self._call(*args, **kwargs)
-
-    def __reduce__(self):
-        return Compiled, (self.__wrapped__,)  # type: ignore[attr-defined]
+    def __repr__(self) -> str:
+        if isinstance(self.init, Method):
+            return described("Rule", self.init.owner)
+        return described("Rule", self.init, self.update)
 
 
 def rule_of(step: Any) -> Rule:
-    """The rule made of the methods `init`, `update` and `rebuild` of a frozen dataclass."""
-    return Rule(step.init, cast(Update, Compiled(step.update)), step.rebuild)
+    """The rule made of the methods `init`, `update` and `rebuild` of a value; rules of equal values are equal."""
+    init, update, rebuild = (Method(step, name) for name in ("init", "update", "rebuild"))
+    return Rule(init, Compiled(update), rebuild)

@@ -7,13 +7,13 @@ import jax
 import jax.numpy as jnp
 
 from elbo import Model, Params, is_family
+from elbo.batch import batch_length
 from elbo.chunks import ChunkSize
 from elbo.devices import axes_of, varying
 from elbo.dtypes import widened
 from elbo.estimators import Automatic, Estimator, expect_with_entropy
 from elbo.exact import terms
 from elbo.family import with_tap
-from elbo.objective import batch_length
 from elbo.types import PyTree
 from elbo.untapped import require_taps
 
@@ -128,6 +128,8 @@ def _linear(model, estimator, tapped, axes, params, ys, keys):
     leaves, treedef = flatten(params.theta)
     zeros = varying([leaf.zero_statistics() if t else None for leaf, t in zip(leaves, tapped, strict=True)], axes)
 
+    checked: set[tuple] = set()  # the kinds of z that log_joint was checked with
+
     def insert(taps):
         return treedef.unflatten([a if t is None else with_tap(a, t) for a, t in zip(leaves, taps, strict=True)])
 
@@ -135,7 +137,10 @@ def _linear(model, estimator, tapped, axes, params, ys, keys):
         q = model.encoder(params.psi, y)
 
         def joint(z):
-            require_taps(model.log_joint, params.theta, z, y, tapped)
+            kind = jax.tree.structure(z), *map(jax.typeof, jax.tree.leaves(z))
+            if kind not in checked:
+                require_taps(model.log_joint, params.theta, z, y, tapped)
+                checked.add(kind)
 
             def tapped_terms(t):
                 return terms(model.log_joint, insert(t), z, y)

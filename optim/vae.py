@@ -1,6 +1,6 @@
 """The VAE: gradient E step, gradient M step, both at once."""
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import optax
 
@@ -8,6 +8,7 @@ from elbo import Model, Params
 from elbo.chunks import ChunkSize
 from elbo.estimators import Estimator
 from elbo.types import PyTree
+from elbo.values import value
 
 from .arguments import require_model, require_optimizer, require_params
 from .gradient import Ascent, ascend
@@ -43,11 +44,11 @@ def vae_step(
     """
     require_model(model)
     require_optimizer(optimizer)
-    return rule_of(_Step(Ascent(model, optimizer, prior, estimator, chunk_size)))
+    return rule_of(_VAE(Ascent(model, optimizer, prior, estimator, chunk_size)))
 
 
-@dataclass(frozen=True, eq=False)
-class _Step:
+@value
+class _VAE:
     ascent: Ascent
     where: tuple = ()
 

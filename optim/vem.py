@@ -1,6 +1,5 @@
 """Variational EM: gradient E step, exact M step."""
 
-from dataclasses import dataclass
 from typing import Any
 
 import jax
@@ -10,6 +9,7 @@ from elbo import Model, Params
 from elbo.chunks import ChunkSize
 from elbo.estimators import Estimator
 from elbo.types import PyTree
+from elbo.values import value
 
 from .arguments import require_model, require_optimizer, require_params
 from .gradient import Ascent, ascend
@@ -53,11 +53,11 @@ def vem_step(
     """
     require_model(model)
     require_optimizer(optimizer)
-    return rule_of(_Step(Ascent(model, optimizer, None, estimator, chunk_size), MStep(prior, keep)))
+    return rule_of(_VEM(Ascent(model, optimizer, None, estimator, chunk_size), MStep(prior, keep)))
 
 
-@dataclass(frozen=True, eq=False)
-class _Step:
+@value
+class _VEM:
     ascent: Ascent
     m_step: MStep
     where: tuple = ()
@@ -84,4 +84,4 @@ class _Step:
 
     def rebuild(self, *, where=(), rate=None, total=None):
         m_step = self.m_step.rebuild(where, rate)
-        return rule_of(_Step(self.ascent.with_total(total), m_step, (*self.where, *where)))
+        return rule_of(_VEM(self.ascent.with_total(total), m_step, (*self.where, *where)))
