@@ -7,9 +7,11 @@ import jax
 import pytest
 from hypothesis import HealthCheck, settings
 
-# Most of the suite's time is compilation. LLVM's own optimisations are left out here; XLA's (fusion, layout, algebra),
-# which the numbers depend on, stay. An XLA_FLAGS of your own goes before this.
-os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
+# Most of the suite's time is compilation. XLA's optimisations, which the numbers depend on, stay; code generation takes
+# the cheap way: LLVM does not optimise, and the emitter of fusions that goes through MLIR (half of the time) stays out.
+# An XLA_FLAGS of your own goes before this.
+QUICK = "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
+os.environ.setdefault("XLA_FLAGS", QUICK)
 
 # Always the same examples: a failure is the code's, not the draw's. The fixtures below hold no state of an example.
 settings.register_profile(
