@@ -107,7 +107,7 @@ def test_two_factorisations_do_not_deadlock():
 
 @pytest.mark.slow
 def test_data_sharded_over_eight_devices():
-    run(EIGHT_DEVICES, 300, XLA_FLAGS="--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0")
+    run(EIGHT_DEVICES, 300, XLA_FLAGS="--xla_force_host_platform_device_count=8 " + os.environ["XLA_FLAGS"])
 
 
 def gaussian_mixture() -> tuple[elbo.Model, elbo.Params, jax.Array]:

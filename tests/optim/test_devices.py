@@ -77,7 +77,7 @@ for module, (ys, size, names) in TABLE.items():
 
 @pytest.mark.slow
 def test_four_devices_make_of_their_parts_what_one_makes_of_the_whole():
-    flags = "--xla_force_host_platform_device_count=4 --xla_backend_optimization_level=0"
+    flags = "--xla_force_host_platform_device_count=4 " + os.environ["XLA_FLAGS"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags}
     done = subprocess.run(
         [sys.executable, "-c", PROGRAM], timeout=600, capture_output=True, text=True, env=environment, cwd=ROOT
