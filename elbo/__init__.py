@@ -1,119 +1,83 @@
-"""The objective shared by EM, CTC and the VAE, as a transform of a pair of pure functions (log_joint, encoder)."""
+"""The objective shared by EM, CTC and the VAE, as a transform of a pair of pure functions (log_joint, encoder).
 
-from . import linalg
-from .check import check_model
-from .estimators import Automatic, Enumerated, Estimator, Exact, Reparameterized
-from .exact import exact
-from .family import Family, density, is_family, tapped
-from .model import Model, Params
-from .numerics import (
-    IMPOSSIBLE,
-    LOG_ZERO,
-    PRECISION,
-    all_finite,
-    is_feasible,
-    on_support,
-    require_number,
-    safe_log,
-    softplus,
-    widen,
-)
-from .objective import Decomposition, decompose, elbo, evidence, kl
-from .platform import warn_if_unsound
+Update rules are in `elbo.optim`, models and families in `elbo.models`. `elbo.posteriors` has the posteriors of
+structured latents, `elbo.extend` what rules, families and models of your own are built from, `elbo.numerics` and
+`elbo.linalg` the arithmetic that is safe at ln 0 and under vmap.
+"""
+
+from . import extend, linalg, numerics, posteriors
+from ._check import check_model
+from ._encoder import exact
+from ._estimators import Automatic, ClosedForm, Enumerated, Estimator, Reparameterized
+from ._family import Family
+from ._model import Model, Params
+from ._objective import Decomposition, decompose, elbo, evidence, kl
+from ._platform import warn_if_unsound
+from ._relaxed import Relaxed
+from ._score_function import ScoreFunction
+from ._sequence import Labelled, Padded, as_padded
+from .numerics import LOG_ZERO, PRECISION, safe_log
 from .posteriors import (
-    Alignment,
-    Bernoulli,
-    Categorical,
-    Chain,
-    GaussianChain,
-    MultivariateNormal,
+    BernoulliPosterior,
+    CategoricalPosterior,
+    MultivariateNormalPosterior,
     Nested,
-    Normal,
-    Parse,
-    Path,
+    NormalPosterior,
     Posterior,
-    Segmentation,
-    Segments,
-    SemiMarkov,
-    Spans,
-    Structure,
     StructureError,
-    Tree,
-    alignment,
-    bernoulli,
-    categorical,
-    chain,
-    gaussian,
-    gaussian_chain,
-    semi_markov,
-    tree,
 )
-from .relaxed import Relaxed
-from .score_function import ScoreFunction
-from .sequence import Labelled, Padded, padded, zero_unless
+from .posteriors.alignment import alignment
+from .posteriors.bernoulli import bernoulli
+from .posteriors.categorical import categorical
+from .posteriors.chain import chain
+from .posteriors.gaussian_chain import gaussian_chain
+from .posteriors.multivariate_normal import gaussian
+from .posteriors.semi_markov import semi_markov
+from .posteriors.tree import tree
 
 __all__ = [
-    "IMPOSSIBLE",
     "LOG_ZERO",
     "PRECISION",
-    "Alignment",
     "Automatic",
-    "Bernoulli",
-    "Categorical",
-    "Chain",
+    "BernoulliPosterior",
+    "CategoricalPosterior",
+    "ClosedForm",
     "Decomposition",
     "Enumerated",
     "Estimator",
-    "Exact",
     "Family",
-    "GaussianChain",
     "Labelled",
     "Model",
-    "MultivariateNormal",
+    "MultivariateNormalPosterior",
     "Nested",
-    "Normal",
+    "NormalPosterior",
     "Padded",
     "Params",
-    "Parse",
-    "Path",
     "Posterior",
     "Relaxed",
     "Reparameterized",
     "ScoreFunction",
-    "Segmentation",
-    "Segments",
-    "SemiMarkov",
-    "Spans",
-    "Structure",
     "StructureError",
-    "Tree",
     "alignment",
-    "all_finite",
+    "as_padded",
     "bernoulli",
     "categorical",
     "chain",
     "check_model",
     "decompose",
-    "density",
     "elbo",
     "evidence",
     "exact",
+    "extend",
     "gaussian",
     "gaussian_chain",
-    "is_family",
-    "is_feasible",
     "kl",
     "linalg",
-    "on_support",
-    "padded",
-    "require_number",
+    "numerics",
+    "posteriors",
     "safe_log",
     "semi_markov",
-    "softplus",
-    "tapped",
     "tree",
-    "widen",
-    "zero_unless",
 ]
 
 warn_if_unsound()

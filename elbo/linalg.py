@@ -8,7 +8,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from .devices import axes_of, varying
+from ._devices import axes_of, varying
 from .numerics import PRECISION
 
 _UNROLLED = 8

@@ -7,8 +7,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from elbo import Params, is_family
-from elbo.types import PyTree
+from elbo import Params
+from elbo.extend import PyTree, is_family
 
 
 def free_parameters(theta: PyTree) -> int:

@@ -7,8 +7,7 @@ import jax
 import jax.numpy as jnp
 
 import elbo
-from elbo.types import PyTree
-from elbo.values import value
+from elbo.extend import PyTree, value
 
 from .ctc_loss import ctc_loss, pick
 
@@ -27,7 +26,7 @@ class Joint:
 
     def __call__(self, theta: PyTree, z: jax.Array, y: elbo.Labelled) -> jax.Array:
         """ln P(z, labels | inputs) of one datum, nats."""
-        inputs, labels = elbo.padded(y.inputs).clean(), elbo.padded(y.labels)
+        inputs, labels = elbo.as_padded(y.inputs).clean(), elbo.as_padded(y.labels)
         logits = self.apply(theta, inputs)
         _check(logits, -(-inputs.frames // self.stride), self.blank)
         log_p = jax.nn.log_softmax(jnp.maximum(logits, elbo.LOG_ZERO))
@@ -65,9 +64,9 @@ def model(apply: Apply, *, blank: int = 0, stride: int = 1) -> elbo.Model:
 
 def usable(y: elbo.Labelled) -> jax.Array:
     """Whether a datum can be used: both lengths are in range (0 labels are), and its inputs are finite."""
-    inputs, labels = elbo.padded(y.inputs), elbo.padded(y.labels)
+    inputs, labels = elbo.as_padded(y.inputs), elbo.as_padded(y.labels)
     in_range = (labels.length >= 0) & (labels.length <= labels.frames)
-    return in_range & inputs.is_sound() & elbo.all_finite(inputs.clean().values)
+    return in_range & inputs.is_sound() & elbo.numerics.all_finite(inputs.clean().values)
 
 
 def _check(logits: jax.Array, frames: int, blank: int) -> None:

@@ -112,7 +112,7 @@ def beam_search(
     )
     (labels, lengths, in_blank, in_label), _ = jax.lax.scan(step, start, (log_p, counts))
     log_probs, order = jax.lax.top_k(jnp.logaddexp(in_blank, in_label), beams)
-    none = log_probs <= elbo.IMPOSSIBLE
+    none = log_probs <= elbo.numerics.IMPOSSIBLE
     labels, lengths = jnp.where(none[:, None], -1, labels[order]), jnp.where(none, 0, lengths[order])
     return Beams(labels, lengths, jnp.where(none, -jnp.inf, log_probs))
 
@@ -131,7 +131,7 @@ def posterior(
     count: jax.Array | None = None,
     *,
     blank: int = 0,
-) -> elbo.Alignment:
+) -> elbo.posteriors.AlignmentPosterior:
     """P(alignment | labels, logits) of one sequence: `best()` is the forced alignment, `mean()` says when labels occur.
 
     Args:
@@ -149,7 +149,7 @@ def posterior(
     repeats = jnp.concatenate([jnp.zeros(min(size, 1), bool), labels[1:] == labels[:-1]])
     length = jnp.asarray(frames if length is None else length, jnp.int32)
     count = jnp.asarray(size if count is None else count, jnp.int32)
-    return elbo.Alignment(states, repeats, length, count)
+    return elbo.posteriors.AlignmentPosterior(states, repeats, length, count)
 
 
 def edit_distance(a: elbo.Padded, b: elbo.Padded) -> jax.Array:

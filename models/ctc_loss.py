@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 import elbo
-from elbo.platform import by_platform
+from elbo.extend import by_platform
 from elbo.posteriors.alignment import passes as alignment_passes
 from elbo.posteriors.alignment.path import Sizes, States, clean
 
@@ -45,7 +45,7 @@ def ctc_loss(
     >>> jnp.exp(-loss).tolist()  # 6 of 8 strings
     [0.75]
     """
-    logits, labels = jnp.asarray(logits), elbo.widen(jnp.asarray(labels))
+    logits, labels = jnp.asarray(logits), elbo.numerics.widen(jnp.asarray(labels))
     _check(logits, logit_paddings, labels, label_paddings, blank_id)
     frames, ordered = _lengths(logit_paddings)
     count, in_order = _lengths(label_paddings)
@@ -56,7 +56,7 @@ def ctc_loss(
 
 def pick(values: jax.Array, symbols: jax.Array, blank: int) -> jax.Array:
     """values[..., t, symbols[..., l]], [..., T, L]; `LOG_ZERO` for symbols that are out of range, or the blank."""
-    size, symbols = values.shape[-1], elbo.widen(symbols)
+    size, symbols = values.shape[-1], elbo.numerics.widen(symbols)
     valid = (symbols >= 0) & (symbols < size) & (symbols != blank)
     symbols = jnp.where(valid, symbols, 0)
     if size <= FEW:
@@ -91,7 +91,9 @@ def log_normalizer(logits: jax.Array) -> Normalizer:
         if x.ndim == 2:
             # a sum that computes what it sums is not vectorised on a CPU; for one frame the barrier costs no memory
             terms = jax.lax.optimization_barrier(terms)
-        return Normalizer(top, jnp.where(top <= elbo.IMPOSSIBLE, jnp.nan, jnp.log(jnp.sum(terms, -1, keepdims=True))))
+        return Normalizer(
+            top, jnp.where(top <= elbo.numerics.IMPOSSIBLE, jnp.nan, jnp.log(jnp.sum(terms, -1, keepdims=True)))
+        )
 
     def in_turn(logits):
         at = partial(jax.lax.dynamic_index_in_dim, logits, axis=1, keepdims=False)
@@ -120,7 +122,7 @@ def _backward(blank, residuals, slope):
     logits, frames, labels, normalizer, log_z, marginals = residuals
     size = logits.shape[-1]
     # an impossible datum has no marginals, and no softmax either
-    slope = jnp.where(log_z <= elbo.IMPOSSIBLE, 0, slope)[:, None, None]
+    slope = jnp.where(log_z <= elbo.numerics.IMPOSSIBLE, 0, slope)[:, None, None]
     counts = (jnp.arange(logits.shape[1]) < frames[:, None])[..., None]
     expected = jnp.where(counts, jnp.exp(normalizer.log_p(logits)), 0)
     in_blank = jnp.where(jnp.arange(size) == blank, jnp.sum(marginals.blanks, -1, keepdims=True), 0)
@@ -150,7 +152,7 @@ def _potentials(blank, logits, frames, labels, count):
 
 def _as_loss(log_z):
     """−ln Z; rounding must not make a probability larger than 1."""
-    return jnp.where(log_z <= elbo.IMPOSSIBLE, jnp.inf, jnp.maximum(-log_z, 0))
+    return jnp.where(log_z <= elbo.numerics.IMPOSSIBLE, jnp.inf, jnp.maximum(-log_z, 0))
 
 
 def _one_hot(symbols, like):

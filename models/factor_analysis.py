@@ -7,10 +7,10 @@ import jax.numpy as jnp
 
 import elbo
 
-from .chunks import sum_rows
+from ._chunks import sum_rows
+from ._scales import scales, valid_weights
 from .criteria import one_of_each
 from .families import LinearGaussian
-from .scales import scales, valid_weights
 
 
 class Theta(NamedTuple):
@@ -51,7 +51,7 @@ def log_joint(theta: Theta, z: jax.Array, y: jax.Array) -> tuple[jax.Array, jax.
         raise ValueError(
             f"theta: got {got} latent dimensions, expected the {z.size} of factor_analysis.model({z.size})"
         )
-    return elbo.Normal(jnp.zeros_like(z), jnp.zeros_like(z)).log_prob(z), theta.observation.log_prob(y, z)
+    return elbo.NormalPosterior(jnp.zeros_like(z), jnp.zeros_like(z)).log_prob(z), theta.observation.log_prob(y, z)
 
 
 def model(latent: int) -> elbo.Model:
@@ -67,11 +67,11 @@ def amortized() -> elbo.Model:
     return elbo.Model(log_joint, linear_encoder)
 
 
-def linear_encoder(psi: LinearPsi, y: jax.Array) -> elbo.MultivariateNormal:
+def linear_encoder(psi: LinearPsi, y: jax.Array) -> elbo.MultivariateNormalPosterior:
     """q(z|y) of one datum [D]."""
     loc = jnp.dot(psi.weights, y - psi.centre, precision=elbo.PRECISION)
     diagonal = jnp.exp(jnp.diagonal(psi.root))
-    return elbo.MultivariateNormal(loc, jnp.tril(psi.root, -1) + jnp.diag(diagonal))
+    return elbo.MultivariateNormalPosterior(loc, jnp.tril(psi.root, -1) + jnp.diag(diagonal))
 
 
 def init(

@@ -134,7 +134,7 @@ def convert(grammar: Grammar) -> Converted:
     >>> c = convert(read("S -> NP VP [1]" + chr(10) + "NP -> 'she' [1]" + chr(10) + "VP -> 'runs' [1]"))
     >>> c.nonterminals, c.preterminals, c.words
     (['S'], ['NP', 'VP'], ['runs', 'she'])
-    >>> spans = [np.array(a) for a in ([0], [2], [0], [1], [2], [0, 1])]  # of elbo.Spans
+    >>> spans = [np.array(a) for a in ([0], [2], [0], [1], [2], [0, 1])]  # of elbo.posteriors.Spans
     >>> c.restore(spans, ["she", "runs"])
     '(S (NP she) (VP runs))'
     """

@@ -8,17 +8,15 @@ import jax
 import jax.numpy as jnp
 
 import elbo
-from elbo.batch import batch_length
-from elbo.types import PyTree
-from elbo.values import value
+from elbo.extend import PyTree, batch_length, value
 
+from ._emission import MixtureEmission, clustered, scattered
+from ._scales import valid_weights
 from .criteria import free_parameters, one_of_each
-from .emission import MixtureEmission, clustered, scattered
 from .families import Categorical
-from .families import data as of_family
-from .families.data import data_log_prob, require_family
+from .families import _data as of_family
+from .families._data import data_log_prob, require_family
 from .mixture import Covariance
-from .scales import valid_weights
 
 Emit = Callable[..., jax.Array]
 Start = Literal["free", "stationary"]
@@ -77,7 +75,7 @@ class Joint:
     emit: Emit | None
     start: Start
 
-    def __call__(self, theta: Theta, z: elbo.Path, y: PyTree) -> jax.Array:
+    def __call__(self, theta: Theta, z: elbo.posteriors.Path, y: PyTree) -> jax.Array:
         """ln P(z, y) of one sequence, nats."""
         states = z.states.shape[-1]
         if theta.transition.values != states:
@@ -127,7 +125,7 @@ def model(states: int, emit: Emit | None = None, start: Start = "free") -> elbo.
 
 def usable(y: PyTree) -> jax.Array:
     """Whether a sequence can be used: its length is in 1..T, and no frame holds an infinity (NaN: missing)."""
-    sequence = elbo.padded(y)
+    sequence = elbo.as_padded(y)
     frames, _ = _frames(y)
     present = _present(frames) & sequence.mask()
     infinite = [
@@ -240,7 +238,7 @@ def sticky(states: int, stay: float | jax.Array = 0.9, dtype: Any = None) -> Cat
     >>> sticky(3, 0.5).probabilities()[0].tolist()
     [0.5, 0.25, 0.25]
     """
-    elbo.require_number("stay", stay, lambda p: 0 <= p <= 1, "a probability")
+    elbo.numerics.require_number("stay", stay, lambda p: 0 <= p <= 1, "a probability")
     rows = jnp.where(jnp.eye(states, dtype=bool), stay, (1 - stay) / max(states - 1, 1))
     return Categorical.create(rows if dtype is None else rows.astype(dtype))
 
@@ -256,7 +254,7 @@ def left_to_right(states: int, *, stay: float | jax.Array = 0.5, skips: int = 0)
     >>> left_to_right(3)[1].probabilities().tolist()
     [[0.5, 0.5, 0.0], [0.0, 0.5, 0.5], [0.0, 0.0, 1.0]]
     """
-    elbo.require_number("stay", stay, lambda p: 0 <= p <= 1, "a probability")
+    elbo.numerics.require_number("stay", stay, lambda p: 0 <= p <= 1, "a probability")
     ahead = jnp.arange(states)[None] - jnp.arange(states)[:, None]
     forward = ((ahead > 0) & (ahead <= 1 + skips)).astype(float)
     rows = stay * jnp.eye(states) + (1 - stay) * forward / jnp.maximum(forward.sum(1, keepdims=True), 1)
@@ -290,7 +288,7 @@ def _frames(y: PyTree) -> tuple[Frames, jax.Array]:
             "batch of sequences is one array [N, T, ...] (one sequence: ys[None]); those of different lengths are "
             "padded to T frames, elbo.Padded(array, lengths)"
         )
-    values, length = elbo.padded(y)
+    values, length = elbo.as_padded(y)
     return values if isinstance(values, Frames) else Frames(values), length
 
 

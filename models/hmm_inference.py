@@ -9,8 +9,7 @@ import numpy as np
 import optax
 
 import elbo
-from elbo.batch import batch_length
-from elbo.types import PyTree
+from elbo.extend import PyTree, batch_length
 
 
 class Decoded(NamedTuple):
@@ -59,9 +58,11 @@ def decode(model: elbo.Model, theta: PyTree, ys: PyTree) -> Decoded:
 
     def one(y):
         states, score = _posterior(model, theta, y).best()
-        possible = score > elbo.IMPOSSIBLE
+        possible = score > elbo.numerics.IMPOSSIBLE
         # a NaN is neither: it is left for the reader to see
-        return jnp.where(score <= elbo.IMPOSSIBLE, -1, states), jnp.where(possible | jnp.isnan(score), score, -jnp.inf)
+        return jnp.where(score <= elbo.numerics.IMPOSSIBLE, -1, states), jnp.where(
+            possible | jnp.isnan(score), score, -jnp.inf
+        )
 
     return Decoded(*_each(one, ys))
 
@@ -118,11 +119,11 @@ def _each(question, ys: PyTree) -> Any:
     return jax.vmap(question)(ys)
 
 
-def _posterior(model: elbo.Model, theta: PyTree, y: PyTree) -> elbo.Chain:
+def _posterior(model: elbo.Model, theta: PyTree, y: PyTree) -> elbo.posteriors.ChainPosterior:
     if isinstance(theta, elbo.Params):
         raise TypeError("theta: got elbo.Params, expected the parameters of the encoder: params.theta, if it is exact")
     q = model.encoder(theta, y)
-    if not isinstance(q, elbo.Chain):
+    if not isinstance(q, elbo.posteriors.ChainPosterior):
         raise TypeError(
             f"model: its posterior is a {type(q).__name__}, expected a model of chains, such as hmm.model(K)"
         )

@@ -9,8 +9,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 import elbo
-from elbo.types import PyTree
-from elbo.values import value
+from elbo.extend import PyTree, value
 
 from . import hmm, vae
 from .families import Categorical, MultivariateNormal
@@ -50,7 +49,7 @@ class Framewise:
       each: a reparameterised posterior of one frame, with a leading axis T.
       length: number of frames that count, an int scalar.
 
-    >>> q = Framewise(elbo.Normal(jnp.ones((3, 1)), jnp.zeros((3, 1))), jnp.array(2))
+    >>> q = Framewise(elbo.NormalPosterior(jnp.ones((3, 1)), jnp.zeros((3, 1))), jnp.array(2))
     >>> q.mean()[:, 0].tolist(), q.entropy().tolist()  # ln 2πe
     ([1.0, 1.0, 0.0], 2.8379)
     """
@@ -101,12 +100,12 @@ class Encoder:
 
     def __call__(self, psi: Psi, y: PyTree) -> elbo.Nested:
         """The posterior of one sequence."""
-        values, length = elbo.padded(y).clean()
+        values, length = elbo.as_padded(y).clean()
         frames, reach = values.shape[0], self.context
         around = jnp.pad(values, ((reach, reach), (0, 0)))
         window = jnp.concatenate([around[i : i + frames] for i in range(2 * reach + 1)], axis=-1)
         loc, log_scale = jnp.split(jax.vmap(self.encode, (None, 0))(psi.encoder, window), 2, axis=-1)
-        return elbo.Nested(Framewise(elbo.Normal(loc, log_scale), length), (psi.chain, length), self.states)
+        return elbo.Nested(Framewise(elbo.NormalPosterior(loc, log_scale), length), (psi.chain, length), self.states)
 
     def states(self, inner: tuple[hmm.Theta, jax.Array], x: jax.Array) -> elbo.Posterior:
         """P_Ψ(s | x), a `Chain`: given x, y says nothing more of the states."""
@@ -130,10 +129,12 @@ class Joint:
     chain: elbo.Model
     frame: elbo.Model
 
-    def __call__(self, theta: Theta, z: tuple[jax.Array, elbo.Path], y: PyTree) -> tuple[jax.Array, jax.Array]:
+    def __call__(
+        self, theta: Theta, z: tuple[jax.Array, elbo.posteriors.Path], y: PyTree
+    ) -> tuple[jax.Array, jax.Array]:
         """ln P(s, x) and Σ_t ln p(y_t | x_t) of one sequence, nats."""
         x, path = z
-        sequence = elbo.padded(y).clean()
+        sequence = elbo.as_padded(y).clean()
         _, seen = jax.vmap(self.frame.log_joint, (None, 0, 0))(theta.decoder, x, sequence.values)
         fit = jnp.sum(jnp.where(sequence.mask(), seen, 0))
         return self.chain.log_joint(theta.chain, path, elbo.Padded(x, sequence.length)), fit
@@ -165,8 +166,8 @@ def model(
 
 def usable(y: PyTree) -> jax.Array:
     """Whether a sequence can be used: its length is in 1..T, and all its frames are finite."""
-    sequence = elbo.padded(y)
-    return sequence.is_sound() & elbo.all_finite(sequence.clean().values)
+    sequence = elbo.as_padded(y)
+    return sequence.is_sound() & elbo.numerics.all_finite(sequence.clean().values)
 
 
 def init(
@@ -221,7 +222,7 @@ def means(model: elbo.Model, params: elbo.Params, ys: PyTree) -> elbo.Padded:
 
     def one(y):
         q: Any = model.encoder(params.psi, y)
-        return elbo.Padded(q.outer.mean(), elbo.padded(y).length)
+        return elbo.Padded(q.outer.mean(), elbo.as_padded(y).length)
 
     return jax.vmap(one)(ys)
 

@@ -8,8 +8,8 @@ import jax.numpy as jnp
 
 from elbo import PRECISION
 
-from .chunks import map_rows, sum_rows
-from .scales import Scales, scales, valid_weights
+from ._chunks import map_rows, sum_rows
+from ._scales import Scales, scales, valid_weights
 
 _FAR = 10.0  # spreads
 

@@ -8,8 +8,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 import elbo
-from elbo.types import PyTree
-from elbo.values import value
+from elbo.extend import PyTree, value
 
 from .criteria import free_parameters, one_of_each
 from .families import Categorical
@@ -166,7 +165,7 @@ def bits_per_symbol(values: jax.Array, ys: PyTree) -> jax.Array:
     >>> bits_per_symbol(jnp.log(jnp.array([0.25, 0.25])), jnp.zeros((2, 2), int)).tolist()
     1.0
     """
-    lengths = jax.vmap(lambda y: elbo.padded(y).length)(ys)
+    lengths = jax.vmap(lambda y: elbo.as_padded(y).length)(ys)
     return -jnp.sum(values) / (jnp.log(2.0).astype(values.dtype) * jnp.sum(lengths))
 
 
@@ -198,7 +197,7 @@ class AffineJoint:
     networks: Networks
     size: Size
 
-    def __call__(self, theta: Theta, z: elbo.Path, y: PyTree) -> tuple[jax.Array, jax.Array]:
+    def __call__(self, theta: Theta, z: elbo.posteriors.Path, y: PyTree) -> tuple[jax.Array, jax.Array]:
         """ln P(z) and ln P(y | z) of one text, nats."""
         text, known = _clean(y, self.size)
         past = _past(text.values, self.size.past, self.size)
@@ -213,7 +212,7 @@ class RecurrentJoint:
     networks: Networks
     size: Size
 
-    def __call__(self, theta: Theta, z: elbo.Path, y: PyTree) -> tuple[jax.Array, jax.Array]:
+    def __call__(self, theta: Theta, z: elbo.posteriors.Path, y: PyTree) -> tuple[jax.Array, jax.Array]:
         """ln P(z) and ln P(y | z) of one text, nats."""
         text, known = _clean(y, self.size)
         previous = _past(text.values, 1, self.size)[:, 0]
@@ -232,11 +231,11 @@ class Encoder:
     networks: Networks
     size: Size
 
-    def __call__(self, psi: Psi, y: PyTree) -> elbo.Chain:
+    def __call__(self, psi: Psi, y: PyTree) -> elbo.posteriors.ChainPosterior:
         """The posterior of one text."""
         text, _ = _clean(y, self.size)
         states = self.networks.read(psi.network, text.values, text.mask())
-        return elbo.Chain(psi.initial, psi.transition, states, text.length)
+        return elbo.posteriors.ChainPosterior(psi.initial, psi.transition, states, text.length)
 
 
 @value
@@ -255,7 +254,7 @@ def _start(params: PyTree) -> jax.Array:
     return params["start"]
 
 
-def _log_prior(theta: Theta, z: elbo.Path) -> jax.Array:
+def _log_prior(theta: Theta, z: elbo.posteriors.Path) -> jax.Array:
     steps = jax.vmap(lambda row, counts: row.log_prob(counts))(theta.transition, z.transitions)
     return theta.initial.log_prob(z.initial) + jnp.sum(steps)
 
@@ -270,7 +269,7 @@ def _scores(logits: jax.Array, text: elbo.Padded, known: jax.Array) -> jax.Array
 
 def _clean(y: PyTree, size: Size) -> tuple[elbo.Padded, jax.Array]:
     """A text with zeros for its padding and for symbols that are none, and which symbols are some, bool [T]."""
-    text = elbo.padded(y).clean()
+    text = elbo.as_padded(y).clean()
     if text.values.ndim != 1 or not jnp.issubdtype(text.values.dtype, jnp.integer):
         raise ValueError(
             f"y: got {text.values.dtype}{list(text.values.shape)}, expected one text, integers [T]; use jax.vmap, or "

@@ -8,12 +8,12 @@ import jax
 import jax.numpy as jnp
 
 import elbo
+from elbo.extend import value
 from elbo.linalg import matmul, triangular_inverse, triangularize
-from elbo.values import value
 
+from ._scales import scales, valid_weights
 from .criteria import free_parameters, one_of_each
 from .families import LinearGaussian, MultivariateNormal
-from .scales import scales, valid_weights
 
 Missing = Literal["frames", "entries", "none"]
 
@@ -94,7 +94,7 @@ def log_joint(theta: Theta, z: jax.Array, y: Any, missing: Missing = "frames") -
       missing: "frames" if whole frames may be missing, "entries" if each entry may (needs observation weights
         [E, 1, D]), "none" if nothing is. A NaN in any other place makes the result NaN.
     """
-    y = elbo.padded(y)
+    y = elbo.as_padded(y)
     _check(theta, z, y.values, missing)
     mask, values = y.mask(), y.clean().values
     absent = jnp.isnan(values) if missing == "entries" else jnp.all(jnp.isnan(values), -1, keepdims=True)
@@ -128,7 +128,7 @@ class Usable:
 
     def __call__(self, y: Any) -> jax.Array:
         """Whether NaN stands only where this kind of missing data has it, and every length can be one; bool scalar."""
-        y = elbo.padded(y)
+        y = elbo.as_padded(y)
         values = y.clean().values
         absent = jnp.isnan(values)
         if self.missing == "none":
@@ -141,7 +141,7 @@ class Usable:
 
 
 def model(latent: int, *, missing: Missing = "frames") -> elbo.Model:
-    """The chain with its exact posterior over z [T, latent], an `elbo.GaussianChain`. A datum is one sequence.
+    """The chain with its exact posterior over z [T, latent], a `GaussianChainPosterior`. A datum is one sequence.
 
     Args:
       latent: D.
@@ -259,7 +259,7 @@ def sample(key: jax.Array, theta: Theta, frames: int, count: int) -> tuple[jax.A
     return jax.vmap(one)(jax.random.split(key, count))
 
 
-def smooth(theta: Theta, y: Any) -> elbo.GaussianChain:
+def smooth(theta: Theta, y: Any) -> elbo.posteriors.GaussianChainPosterior:
     """P(z | y) of one sequence y [T, E] or `Padded`: mean(), covariances(), cross_covariances(), sample(key)."""
     missing: Missing = "entries" if theta.observation.batch_shape else "frames"
     structure = elbo.gaussian_chain(theta.transition.event_size)
@@ -307,7 +307,7 @@ def _filter(theta: Theta, y: Any) -> tuple[Filtered, jax.Array, jax.Array]:
 
     |past (z_t − mean) |² is what the frames before t say of z_t, with `mean` what they expect.
     """
-    y = elbo.padded(y)
+    y = elbo.as_padded(y)
     values = jnp.where(y.mask()[:, None], y.values, jnp.nan)
     _check(theta, jnp.zeros((y.frames, theta.transition.event_size), theta.initial.mean.dtype), values, "frames")
     weights, log_scale, scale = _observation(theta)

@@ -8,13 +8,13 @@ import jax.numpy as jnp
 
 import elbo
 
-from .chunks import sum_rows
+from ._chunks import sum_rows
+from ._scales import scales, valid_weights
 from .criteria import free_parameters, one_of_each
 from .families import Categorical, MultivariateNormal, Normal
-from .families.data import data_log_prob, require, require_family, usable
-from .families.estimate import estimate_rows
+from .families._data import data_log_prob, require, require_family, usable
+from .families._estimate import estimate_rows
 from .kmeans import kmeans, memberships, nearness
-from .scales import scales, valid_weights
 
 Covariance = Literal["full", "tied", "spherical", "diag"]
 
@@ -88,7 +88,7 @@ def init(
 @partial(jax.jit, static_argnames=("components", "covariance_type"))
 def _init(key, ys, components, family, weights, covariance_type):
     kind = Categorical if isinstance(family, Categorical) else MultivariateNormal
-    ys = elbo.widen(_array(ys, integers=kind is Categorical))
+    ys = elbo.numerics.widen(_array(ys, integers=kind is Categorical))
     real = jnp.issubdtype(ys.dtype, jnp.floating)
     if family is not None and family.batch_shape != (components,):
         raise ValueError(

@@ -10,8 +10,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 import elbo
-from elbo.types import PyTree
-from elbo.values import value
+from elbo.extend import PyTree, value
 
 from .criteria import free_parameters, one_of_each
 from .families import Categorical, PseudoData
@@ -66,11 +65,11 @@ class Parsed(NamedTuple):
     """Most probable parses.
 
     Attributes:
-      spans: `elbo.Spans` with a leading axis N.
+      spans: `elbo.posteriors.Spans` with a leading axis N.
       score: ln P(parse, y), [N], nats; −∞ where there is no parse.
     """
 
-    spans: elbo.Spans
+    spans: elbo.posteriors.Spans
     score: jax.Array
 
 
@@ -80,7 +79,7 @@ class Joint:
 
     families: Callable[[PyTree], Theta] | None
 
-    def __call__(self, theta: PyTree, z: elbo.Parse, y: PyTree) -> jax.Array:
+    def __call__(self, theta: PyTree, z: elbo.posteriors.Parse, y: PyTree) -> jax.Array:
         """ln P(z, y) of one sentence, nats."""
         theta = theta if self.families is None else self.families(theta)
         counts = z.rules.reshape(len(z.rules), -1)
@@ -122,7 +121,7 @@ def emissions(theta: Theta, y: PyTree) -> jax.Array:
 
 def _words(y: PyTree) -> elbo.Padded:
     """One sentence; raises unless it is one of integers."""
-    sentence = elbo.padded(y)
+    sentence = elbo.as_padded(y)
     words = sentence.values
     if jnp.ndim(words) != 1 or not jnp.issubdtype(jnp.result_type(words), jnp.integer):
         raise ValueError(
@@ -134,7 +133,7 @@ def _words(y: PyTree) -> elbo.Padded:
 
 def usable(y: PyTree) -> jax.Array:
     """Whether a sentence can be used: its length is in 1..T."""
-    return elbo.padded(y).is_sound()
+    return elbo.as_padded(y).is_sound()
 
 
 def init(
@@ -231,11 +230,11 @@ def parse(model: elbo.Model, theta: PyTree, ys: PyTree) -> Parsed:
         return q.best()
 
     spans, score = jax.vmap(one)(ys)
-    return Parsed(spans, jnp.where(score <= elbo.IMPOSSIBLE, -jnp.inf, score))
+    return Parsed(spans, jnp.where(score <= elbo.numerics.IMPOSSIBLE, -jnp.inf, score))
 
 
 @partial(jax.jit, static_argnames="model")
-def consensus(model: elbo.Model, theta: PyTree, ys: PyTree) -> elbo.Spans:
+def consensus(model: elbo.Model, theta: PyTree, ys: PyTree) -> elbo.posteriors.Spans:
     """The parse of each sentence with the most constituents expected to be right (minimum Bayes risk)."""
     return jax.vmap(lambda y: model.encoder(theta, y).consensus())(ys)  # type: ignore[attr-defined]
 

@@ -8,8 +8,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 import elbo
-from elbo.types import PyTree
-from elbo.values import value
+from elbo.extend import PyTree, value
 
 from .networks import MLP, functional
 
@@ -45,14 +44,14 @@ class Joint:
 
     def __call__(self, theta: PyTree, z: jax.Array, y: jax.Array) -> tuple[jax.Array, jax.Array]:
         """ln N(z; 0, I) and ln P(y | decode(z)) of one datum, nats."""
-        prior = elbo.Normal(jnp.zeros_like(z), jnp.zeros_like(z)).log_prob(z)
+        prior = elbo.NormalPosterior(jnp.zeros_like(z), jnp.zeros_like(z)).log_prob(z)
         if self.likelihood == "bernoulli":
             logits = self.networks.decode(theta, z)
             # softplus, not the logarithm of a probability: finite for any logit
-            fit = jnp.sum(y * logits - elbo.softplus(logits))
-            return prior, elbo.on_support(fit, jnp.all((y >= 0) & (y <= 1)))
+            fit = jnp.sum(y * logits - elbo.numerics.softplus(logits))
+            return prior, elbo.numerics.on_support(fit, jnp.all((y >= 0) & (y <= 1)))
         mean = self.networks.decode(theta.network, z)
-        return prior, elbo.Normal(mean, jnp.broadcast_to(theta.log_scale, mean.shape)).log_prob(y)
+        return prior, elbo.NormalPosterior(mean, jnp.broadcast_to(theta.log_scale, mean.shape)).log_prob(y)
 
 
 @value
@@ -61,9 +60,9 @@ class Encoder:
 
     encode: Apply
 
-    def __call__(self, psi: PyTree, y: jax.Array) -> elbo.Normal:
+    def __call__(self, psi: PyTree, y: jax.Array) -> elbo.NormalPosterior:
         """The posterior of one datum."""
-        return elbo.Normal(*jnp.split(self.encode(psi, y), 2))
+        return elbo.NormalPosterior(*jnp.split(self.encode(psi, y), 2))
 
 
 def model(networks: Networks, likelihood: Likelihood = "bernoulli") -> elbo.Model:

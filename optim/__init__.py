@@ -1,15 +1,15 @@
 """Update rules: coordinate ascent on one objective, exact or by gradient in each coordinate, and what runs them."""
 
-from .compose import chain, minibatches, repeat, restrict
-from .damp import damp
-from .eg import eg_step
-from .em import em_step
-from .fit import Fit, fit
-from .rule import Info, Rule, Update
-from .run import Reason, Run, best, run
-from .statistics import Statistics, expected_statistics, maximize
-from .vae import vae_step
-from .vem import vem_step
+from ._compose import chain, minibatches, repeat, restrict
+from ._damp import damp
+from ._e_step import Statistics, expected_statistics, maximize
+from ._eg import eg_step
+from ._em import em_step
+from ._fit import Fit, fit
+from ._rule import Info, Rule, Update
+from ._run import Reason, Run, best, run
+from ._vae import vae_step
+from ._vem import vem_step
 
 __all__ = [
     "Fit",

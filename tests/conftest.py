@@ -10,8 +10,8 @@ from hypothesis import HealthCheck, settings
 # Most of the suite's time is compilation. XLA's optimisations, which the numbers depend on, stay; code generation takes
 # the cheap way: LLVM does not optimise, and the emitter of fusions that goes through MLIR (half of the time) stays out.
 # An XLA_FLAGS of your own goes before this.
-QUICK = "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
-os.environ.setdefault("XLA_FLAGS", QUICK)
+QUICK = "--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
+os.environ.setdefault("XLA_FLAGS", f"--xla_backend_optimization_level=0 {QUICK}")
 
 # Always the same examples: a failure is the code's, not the draw's. The fixtures below hold no state of an example.
 settings.register_profile(

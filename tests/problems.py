@@ -14,6 +14,7 @@ import numpy as np
 from jax.scipy.special import logsumexp
 
 import elbo
+from elbo._types import PyTree
 from elbo.models import factor_analysis, mixture
 from elbo.models.families import (
     Bernoulli,
@@ -25,7 +26,6 @@ from elbo.models.families import (
     PseudoData,
     PseudoScale,
 )
-from elbo.types import PyTree
 
 Rng = np.random.Generator
 FLOOR = 1e-3
@@ -100,7 +100,7 @@ def prior_of(reference: PyTree, count: Any, kind: str) -> PyTree:
         scale = kind == "scale" and hasattr(family, "scale_statistics_of")
         return (PseudoScale if scale else PseudoData)(family, np.asarray(count))
 
-    return jax.tree.map(one, reference, is_leaf=elbo.is_family)
+    return jax.tree.map(one, reference, is_leaf=elbo.extend.is_family)
 
 
 # data
@@ -305,4 +305,4 @@ def without_floor(theta: PyTree) -> PyTree:
     def one(family):
         return replace(family, floor=0 * family.floor) if hasattr(family, "floor") else family
 
-    return jax.tree.map(one, theta, is_leaf=elbo.is_family)
+    return jax.tree.map(one, theta, is_leaf=elbo.extend.is_family)

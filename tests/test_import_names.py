@@ -89,7 +89,7 @@ def test_a_checkout_on_the_path_meets_no_name_of_the_user(tmp_path):
 
 
 def test_each_module_has_one_name():
-    """A file that is imported twice, as `optim.run` too, has classes that are not those of `elbo.optim.run`."""
+    """A file that is imported twice, as `optim._run` too, has classes that are not those of `elbo.optim._run`."""
     assert not {name for name in sys.modules if name.split(".")[0] in ("optim", "models")}
 
 

@@ -19,8 +19,8 @@ from rich.table import Table
 
 import elbo
 from elbo import optim
+from elbo._types import PyTree
 from elbo.models import factor_analysis, ppca, vae
-from elbo.types import PyTree
 
 from .. import datasets
 from .clock import fit

@@ -9,7 +9,7 @@ import numpy as np
 
 import elbo
 from elbo import optim
-from elbo.types import PyTree
+from elbo._types import PyTree
 
 
 class Trace(NamedTuple):

@@ -208,7 +208,9 @@ def used_by_states(model: elbo.Model) -> Callable[[elbo.Params, jax.Array], jax.
     def one(params, y):
         q = model.encoder(params.psi, y)
         steps = params.theta.transition.logits
-        prior = elbo.Chain(params.theta.initial.logits, jax.nn.log_softmax(steps), jnp.zeros(q.states.shape), q.length)
+        prior = elbo.posteriors.ChainPosterior(
+            params.theta.initial.logits, jax.nn.log_softmax(steps), jnp.zeros(q.states.shape), q.length
+        )
         return elbo.kl(q, prior)
 
     return jax.jit(jax.vmap(one, (None, 0)))

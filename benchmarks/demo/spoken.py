@@ -15,9 +15,9 @@ from rich.table import Table
 
 import elbo
 from elbo import optim
+from elbo._types import PyTree
 from elbo.models import ctc, ctc_decoding
 from elbo.models.networks import functional
-from elbo.types import PyTree
 
 from .. import datasets, speech
 

@@ -97,9 +97,9 @@ def our_hmm(data: Sequences) -> Contender:
     return Contender("elbo", "", answer, measure.carried(compiled, (params,), ys), compiled)
 
 
-def _chain(data: Sequences, log_p: jax.Array) -> elbo.Chain:
+def _chain(data: Sequences, log_p: jax.Array) -> elbo.posteriors.ChainPosterior:
     logs = (jnp.asarray(np.log(a), jnp.float32) for a in (data.initial, data.transition))
-    return elbo.Chain(*logs, log_p, jnp.asarray(log_p.shape[0], jnp.int32))
+    return elbo.posteriors.ChainPosterior(*logs, log_p, jnp.asarray(log_p.shape[0], jnp.int32))
 
 
 def our_likelihood(data: Sequences) -> Contender:
@@ -142,7 +142,9 @@ def our_field(data: Field) -> Contender:
     fields = tuple(jnp.asarray(a) for a in data)
 
     def one(initial, transition, states):
-        q = elbo.Chain(initial, transition, states, jnp.asarray(states.shape[0], jnp.int32)).prepared()
+        q = elbo.posteriors.ChainPosterior(
+            initial, transition, states, jnp.asarray(states.shape[0], jnp.int32)
+        ).prepared()
         return q.log_partition(), q.mean().transitions
 
     compiled = measure.compile_program(jax.jit(jax.vmap(one)), *fields)

@@ -57,7 +57,7 @@ def _contender(data: Forest, ask) -> Contender:
     length = jnp.asarray(tags.shape[1], jnp.int32)
 
     def program(root, rules, tags):
-        return jax.vmap(lambda t: ask(elbo.Tree(root, rules, t, length)))(tags)
+        return jax.vmap(lambda t: ask(elbo.posteriors.TreePosterior(root, rules, t, length)))(tags)
 
     compiled = measure.compile_program(jax.jit(program), root, rules, tags)
 

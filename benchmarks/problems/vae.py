@@ -56,7 +56,7 @@ def make_vae(data: int, size: int, hidden: int, latent: int) -> Vae:
         ]
 
     ys = (rng.random((data, size)) < rng.random(size)).astype(np.float32)
-    unit = elbo.Normal(jnp.zeros(latent, jnp.float32), jnp.zeros(latent, jnp.float32))
+    unit = elbo.NormalPosterior(jnp.zeros(latent, jnp.float32), jnp.zeros(latent, jnp.float32))
     eta = jax.vmap(unit.sample)(jax.random.split(jax.random.key(_NOISE), data))
     return Vae(ys, np.array(eta), layers(size, hidden, 2 * latent), layers(latent, hidden, size), 1e-3)
 

@@ -1,44 +1,40 @@
-"""One file or folder a structure of the latent: its posterior, and the value that names the structure to `exact`."""
+"""Posteriors: one file or folder a structure of the latent, with the value that names the structure to `exact`.
 
-from .alignment import Alignment, alignment
-from .bernoulli import Bernoulli, bernoulli
-from .categorical import Categorical, categorical
-from .chain import Chain, Path, chain
+A posterior is named for its structure: `ChainPosterior` is what `elbo.chain(K)` gives. What the `__init__` of a folder
+exports is public.
+"""
+
+from .alignment import AlignmentPosterior
+from .bernoulli import BernoulliPosterior
+from .categorical import CategoricalPosterior
+from .chain import ChainPosterior, Path
 from .derive import StructureError
-from .gaussian_chain import GaussianChain, gaussian_chain
-from .multivariate_normal import MultivariateNormal, gaussian
+from .gaussian_chain import GaussianChainPosterior
+from .multivariate_normal import MultivariateNormalPosterior
 from .nested import Nested
-from .normal import Normal
+from .normal import NormalPosterior
 from .protocol import Posterior, Structure, prepared
-from .semi_markov import Segmentation, Segments, SemiMarkov, semi_markov
-from .tree import Parse, Spans, Tree, tree
+from .semi_markov import Segmentation, Segments, SemiMarkovPosterior
+from .tree import Parse, Spans, TreePosterior
 
 __all__ = [
-    "Alignment",
-    "Bernoulli",
-    "Categorical",
-    "Chain",
-    "GaussianChain",
-    "MultivariateNormal",
+    "AlignmentPosterior",
+    "BernoulliPosterior",
+    "CategoricalPosterior",
+    "ChainPosterior",
+    "GaussianChainPosterior",
+    "MultivariateNormalPosterior",
     "Nested",
-    "Normal",
+    "NormalPosterior",
     "Parse",
     "Path",
     "Posterior",
     "Segmentation",
     "Segments",
-    "SemiMarkov",
+    "SemiMarkovPosterior",
     "Spans",
     "Structure",
     "StructureError",
-    "Tree",
-    "alignment",
-    "bernoulli",
-    "categorical",
-    "chain",
-    "gaussian",
-    "gaussian_chain",
+    "TreePosterior",
     "prepared",
-    "semi_markov",
-    "tree",
 ]

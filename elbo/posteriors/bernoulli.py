@@ -15,13 +15,13 @@ from .protocol import same_shapes
 
 @event.register
 @dataclass(frozen=True)
-class Bernoulli:
+class BernoulliPosterior:
     """Independent bits: P(z) ∝ exp ⟨logits, z⟩, z in {0, 1}.
 
     Args:
       logits: log odds of 1, any shape, floating point. Clipped to ±`LOG_ZERO`.
 
-    >>> q = Bernoulli(jnp.array([0.0, jnp.log(3.0)]))
+    >>> q = BernoulliPosterior(jnp.array([0.0, jnp.log(3.0)]))
     >>> q.mean().tolist(), q.mode().tolist(), q.entropy().tolist()
     ([0.5, 0.75], [0.0, 1.0], 1.2555)
     """
@@ -90,6 +90,6 @@ class bernoulli:  # noqa: N801 - reads as a function: exact(log_joint, bernoulli
     def __init__(self, *shape: int):
         object.__setattr__(self, "shape", shape)
 
-    def posterior(self, log_joint: Callable[[jax.Array], jax.Array], y: Any = None) -> Bernoulli:
+    def posterior(self, log_joint: Callable[[jax.Array], jax.Array], y: Any = None) -> BernoulliPosterior:
         """The exact posterior: its log odds are the gradient of log_joint. Raises unless log_joint is affine."""
-        return Bernoulli(affine_potentials(log_joint, self.shape))
+        return BernoulliPosterior(affine_potentials(log_joint, self.shape))

@@ -15,7 +15,7 @@ from .protocol import same_shapes
 
 @event.register
 @dataclass(frozen=True)
-class Categorical:
+class CategoricalPosterior:
     """Independent categorical variables as indicators: P(z) ∝ exp Σ_k z_k logits_k, z one-hot in the last axis.
 
     Where a variable has no possible value, this is the posterior of an impossible datum (see `Posterior`).
@@ -24,7 +24,7 @@ class Categorical:
       logits: unnormalised log probabilities, [K] for one variable, [..., K] for a group, floating point. −∞ counts as
         `LOG_ZERO`.
 
-    >>> q = Categorical(jnp.log(jnp.array([1.0, 3.0])))
+    >>> q = CategoricalPosterior(jnp.log(jnp.array([1.0, 3.0])))
     >>> q.mean().tolist(), q.mode().tolist(), q.log_partition().tolist()
     ([0.25, 0.75], [0.0, 1.0], 1.3863)
     """
@@ -114,6 +114,6 @@ class categorical:  # noqa: N801 - reads as a function: exact(log_joint, categor
             raise ValueError(f"shape: got {shape}, expected positive sizes, the last one the number of values")
         object.__setattr__(self, "shape", shape)
 
-    def posterior(self, log_joint: Callable[[jax.Array], jax.Array], y: Any = None) -> Categorical:
+    def posterior(self, log_joint: Callable[[jax.Array], jax.Array], y: Any = None) -> CategoricalPosterior:
         """The exact posterior: its log potentials are the gradient of log_joint. Raises unless log_joint is affine."""
-        return Categorical(affine_potentials(log_joint, self.shape))
+        return CategoricalPosterior(affine_potentials(log_joint, self.shape))

@@ -5,9 +5,9 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from ..devices import varies_over, varying
-from ..polynomial import KINDS, dependence
-from ..types import PyTree
+from .._devices import varies_over, varying
+from .._polynomial import KINDS, dependence
+from .._types import PyTree
 
 
 class StructureError(ValueError):
@@ -48,8 +48,8 @@ def quadratic_potentials(log_joint: Callable[[jax.Array], jax.Array], size: int)
     z = template(log_joint, (size,))
     require_degree(
         *(log_joint, z, 2),
-        "P(z|y) is not Gaussian. Use an encoder network that returns elbo.Normal(loc, log_scale), with vae_step "
-        "(estimator Reparameterized())",
+        "P(z|y) is not Gaussian. Use an encoder network that returns elbo.NormalPosterior(loc, log_scale), with "
+        "vae_step (estimator Reparameterized())",
     )
     # forward over reverse from the constant 0: under vmap the Hessian stays unbatched unless it depends on the datum
     return jax.grad(log_joint)(z), -jax.hessian(log_joint)(z)

@@ -15,14 +15,14 @@ from .protocol import same_shapes
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
-class MultivariateNormal:
+class MultivariateNormalPosterior:
     """z ~ N(loc, scale_tril scale_trilᵀ), reparameterised as z = loc + scale_tril η.
 
     Args:
       loc: [D], floating point.
       scale_tril: [D, D], lower triangular factor of the covariance with a positive diagonal.
 
-    >>> q = MultivariateNormal(jnp.zeros(2), jnp.array([[1.0, 0.0], [1.0, 2.0]]))
+    >>> q = MultivariateNormalPosterior(jnp.zeros(2), jnp.array([[1.0, 0.0], [1.0, 2.0]]))
     >>> q.covariance().tolist(), q.expect_quadratic(lambda z: z @ z).tolist()
     ([[1.0, 1.0], [1.0, 5.0]], 6.0)
     """
@@ -94,11 +94,11 @@ class gaussian:  # noqa: N801 - reads as a function: exact(log_joint, gaussian(2
 
     size: int
 
-    def posterior(self, log_joint: Callable[[jax.Array], jax.Array], y: Any = None) -> MultivariateNormal:
+    def posterior(self, log_joint: Callable[[jax.Array], jax.Array], y: Any = None) -> MultivariateNormalPosterior:
         """The exact posterior, with precision −Hessian. Raises unless log_joint is quadratic; NaN if not concave."""
         gradient, precision = quadratic_potentials(log_joint, self.size)
         # precision = U Uᵀ with U upper triangular, so that U⁻ᵀ is the lower factor of the covariance
         upper = cholesky(precision[::-1, ::-1])[::-1, ::-1]
         scale_tril = triangular_inverse(upper.T)
         loc = jnp.dot(scale_tril, jnp.dot(scale_tril.T, gradient, precision=PRECISION), precision=PRECISION)
-        return MultivariateNormal(loc, scale_tril)
+        return MultivariateNormalPosterior(loc, scale_tril)

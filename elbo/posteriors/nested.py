@@ -6,7 +6,7 @@ from typing import NoReturn
 
 import jax
 
-from ..types import PyTree
+from .._types import PyTree
 from .derive import StructureError
 from .protocol import Posterior
 
@@ -20,8 +20,8 @@ class Nested:
 
     Both outer expectations are taken by the estimator that the objective is given, at the same x: by default one
     reparameterised sample, exactly where q(x) and f allow. The inner ones are exact where they can be. So a Gaussian
-    `outer` and a `Chain` for the states given x need no sample of the states. `mean()` and `entropy()` have no closed
-    form, and raise; the objective does not ask for them.
+    `outer` and a `ChainPosterior` for the states given x need no sample of the states. `mean()` and `entropy()` have no
+    closed form, and raise; the objective does not ask for them.
 
     Args:
       outer: the posterior of x. To be sampled it must be reparameterised.
@@ -30,8 +30,8 @@ class Nested:
 
     >>> import jax.numpy as jnp
     >>> import elbo
-    >>> outer = elbo.Normal(jnp.zeros(2), jnp.zeros(2))
-    >>> q = Nested(outer, jnp.array(2.0), lambda scale, x: elbo.Categorical(scale * x))
+    >>> outer = elbo.NormalPosterior(jnp.zeros(2), jnp.zeros(2))
+    >>> q = Nested(outer, jnp.array(2.0), lambda scale, x: elbo.CategoricalPosterior(scale * x))
     >>> q.given(jnp.array([0.0, 1.0])).mean().tolist()
     [0.1192, 0.8808]
     >>> log_joint = lambda theta, z, y: (outer.log_prob(z[0]), z[1] @ (theta * z[0]))

@@ -7,7 +7,7 @@ from typing import ClassVar
 import jax
 import jax.numpy as jnp
 
-from ..polynomial import separable
+from .._polynomial import separable
 from . import event
 from .derive import origin
 from .protocol import same_shapes
@@ -15,14 +15,14 @@ from .protocol import same_shapes
 
 @event.register
 @dataclass(frozen=True)
-class Normal:
+class NormalPosterior:
     """z ~ N(loc, diag exp(log_scale)²), reparameterised as z = loc + exp(log_scale) η.
 
     Args:
       loc: [D], floating point; or any other shape of z.
       log_scale: log standard deviations, shaped like loc, or one for several numbers where it broadcasts to that.
 
-    >>> q = Normal(jnp.zeros(2), jnp.zeros(2))
+    >>> q = NormalPosterior(jnp.zeros(2), jnp.zeros(2))
     >>> q.entropy().tolist(), q.expect_quadratic(lambda z: z @ z).tolist()  # ln 2πe, 1 + 1
     (2.8379, 2.0)
     """

@@ -7,7 +7,7 @@ from typing import Any, Protocol, runtime_checkable
 import jax
 import jax.numpy as jnp
 
-from ..types import PyTree
+from .._types import PyTree
 
 
 @runtime_checkable
@@ -87,8 +87,8 @@ def require_posterior(q: Any, name: str) -> Any:
     else:
         return q
     raise TypeError(
-        f"{name}: got a {kind} {fault}, expected a posterior such as elbo.Normal, an object with the methods of "
-        "elbo.Posterior: sample(key), log_prob(z), entropy(), mode() and mean(). Wrap a distribution of another "
+        f"{name}: got a {kind} {fault}, expected a posterior such as elbo.NormalPosterior, an object with the methods "
+        "of elbo.Posterior: sample(key), log_prob(z), entropy(), mode() and mean(). Wrap a distribution of another "
         "library in a class of your own that has them"
     )
 

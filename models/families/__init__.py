@@ -1,12 +1,12 @@
 """Exponential families: blocks of Θ whose M step is closed form."""
 
-from .bernoulli import Bernoulli
-from .categorical import Categorical
-from .linear_gaussian import LinearGaussian
-from .multivariate_normal import MultivariateNormal
-from .normal import Normal
-from .poisson import Poisson
-from .prior import PseudoData, PseudoScale
+from ._bernoulli import Bernoulli
+from ._categorical import Categorical
+from ._linear_gaussian import LinearGaussian
+from ._multivariate_normal import MultivariateNormal
+from ._normal import Normal
+from ._poisson import Poisson
+from ._prior import PseudoData, PseudoScale
 
 __all__ = [
     "Bernoulli",

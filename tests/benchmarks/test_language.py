@@ -55,10 +55,10 @@ def test_scores_at_a_tiny_size():
 
 def test_the_list_of_paths_is_the_exact_expectation(x64):
     rng = np.random.default_rng(0)
-    q = elbo.Chain(*(jnp.asarray(rng.normal(size=s)) for s in ((2,), (2, 2), (3, 2))), jnp.array(3))
+    q = elbo.posteriors.ChainPosterior(*(jnp.asarray(rng.normal(size=s)) for s in ((2,), (2, 2), (3, 2))), jnp.array(3))
     listed = gradient_noise.Listed(jnp.array(list(product(range(2), repeat=3))))
     f = lambda path: jnp.sum(path.transitions * jnp.arange(4.0).reshape(2, 2)) + path.states[2, 1]
-    np.testing.assert_allclose(listed(f, q), elbo.Exact()(f, q), rtol=1e-12)
+    np.testing.assert_allclose(listed(f, q), elbo.ClosedForm()(f, q), rtol=1e-12)
 
 
 def made_up(exact=2.0, used=0.5):

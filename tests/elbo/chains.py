@@ -6,10 +6,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from elbo import LOG_ZERO, Chain
+from elbo import LOG_ZERO
+from elbo.posteriors import ChainPosterior
 
 
-def random_chain(seed, frames, states, *, homogeneous=True, length=None, spread=1.0) -> Chain:
+def random_chain(seed, frames, states, *, homogeneous=True, length=None, spread=1.0) -> ChainPosterior:
     """A chain with NaN in its padding."""
     length = frames if length is None else length
     rng = np.random.default_rng(seed)
@@ -19,7 +20,9 @@ def random_chain(seed, frames, states, *, homogeneous=True, length=None, spread=
     emission[length:] = np.nan
     if not homogeneous:
         transition[length - 1 :] = np.nan
-    return Chain(jnp.asarray(initial), jnp.asarray(transition), jnp.asarray(emission), jnp.asarray(length, jnp.int32))
+    return ChainPosterior(
+        jnp.asarray(initial), jnp.asarray(transition), jnp.asarray(emission), jnp.asarray(length, jnp.int32)
+    )
 
 
 def listed(length, states) -> np.ndarray:
@@ -35,7 +38,7 @@ def scores(initial, transition, emission, paths):
     return initial[paths[:, 0]] + steps.sum(1) + emission[t, paths].sum(1)
 
 
-def enumerated(q: Chain) -> dict:
+def enumerated(q: ChainPosterior) -> dict:
     """Everything about a chain from the list of its paths."""
     length, states = int(q.length), q.initial.size
     paths = listed(length, states)
@@ -67,7 +70,7 @@ def _lse(x, axis):
         return (np.log(np.exp(x - top).sum(axis, keepdims=True)) + top).squeeze(axis)
 
 
-def smoothed(q: Chain) -> tuple:
+def smoothed(q: ChainPosterior) -> tuple:
     """(ln Z, (initial, transitions, states)) of a chain of full length in float64; ln 0 is −∞ here."""
     initial, transition, emission = (np.asarray(a, np.float64) for a in (q.initial, q.transition, q.states))
     initial, transition, emission = (
@@ -89,12 +92,12 @@ def smoothed(q: Chain) -> tuple:
     return log_z, (each[0], pairs if transition.ndim == 3 else pairs.sum(0), each)
 
 
-def forbidden(q: Chain) -> list:
+def forbidden(q: ChainPosterior) -> list:
     """Where no path leads, of the initial state, transitions and states of a chain of full length."""
     flat = (np.where(np.asarray(a) <= 1e-6 * LOG_ZERO, LOG_ZERO, 0.0) for a in (q.initial, q.transition, q.states))
-    return [share == 0 for share in smoothed(Chain(*flat, q.length))[1]]
+    return [share == 0 for share in smoothed(ChainPosterior(*flat, q.length))[1]]
 
 
-def stack(chains) -> Chain:
+def stack(chains) -> ChainPosterior:
     """A batch of chains of one shape."""
     return jax.tree.map(lambda *leaves: jnp.asarray(np.stack(leaves)), *chains)

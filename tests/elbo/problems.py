@@ -82,9 +82,11 @@ def amortised() -> tuple[elbo.Model, elbo.Params, jax.Array]:
     """A small VAE: normal prior, tanh decoder, linear encoder, as terms (prior, likelihood)."""
 
     def log_joint(theta, z, y):
-        return elbo.Normal(jnp.zeros(2), jnp.zeros(2)).log_prob(z), -0.5 * jnp.sum((y - theta @ jnp.tanh(z)) ** 2)
+        return elbo.NormalPosterior(jnp.zeros(2), jnp.zeros(2)).log_prob(z), -0.5 * jnp.sum(
+            (y - theta @ jnp.tanh(z)) ** 2
+        )
 
-    model = elbo.Model(log_joint, lambda psi, y: elbo.Normal(psi @ y, -0.5 * jnp.ones(2)))
+    model = elbo.Model(log_joint, lambda psi, y: elbo.NormalPosterior(psi @ y, -0.5 * jnp.ones(2)))
     return model, elbo.Params(normal(30, 3, 2), normal(31, 2, 3)), normal(32, 4, 3)
 
 

@@ -4,10 +4,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from elbo import LOG_ZERO, Segmentation, SemiMarkov
+from elbo import LOG_ZERO
+from elbo.posteriors import Segmentation, SemiMarkovPosterior
 
 
-def random_semi_markov(seed, frames, states, longest, *, by_frame=False, length=None, spread=1.0) -> SemiMarkov:
+def random_semi_markov(
+    seed, frames, states, longest, *, by_frame=False, length=None, spread=1.0
+) -> SemiMarkovPosterior:
     """Potentials with NaN in the padding."""
     length = frames if length is None else length
     rng = np.random.default_rng(seed)
@@ -18,7 +21,7 @@ def random_semi_markov(seed, frames, states, longest, *, by_frame=False, length=
     if by_frame:
         durations[length:] = np.nan
     arrays = (jnp.asarray(a) for a in (initial, transitions, durations, emissions))
-    return SemiMarkov(*arrays, jnp.asarray(length, jnp.int32))
+    return SemiMarkovPosterior(*arrays, jnp.asarray(length, jnp.int32))
 
 
 def listed(frames, length, states, longest) -> Segmentation:
@@ -41,7 +44,7 @@ def listed(frames, length, states, longest) -> Segmentation:
     return Segmentation(*rows)
 
 
-def scores(q: SemiMarkov, found: Segmentation) -> np.ndarray:
+def scores(q: SemiMarkovPosterior, found: Segmentation) -> np.ndarray:
     """Log potential of each segmentation, a segment after the other."""
     initial, transitions, durations, emissions = (
         np.asarray(a, np.float64) for a in (q.initial, q.transitions, q.durations, q.states)
@@ -58,7 +61,7 @@ def scores(q: SemiMarkov, found: Segmentation) -> np.ndarray:
     return np.array(out)
 
 
-def enumerated(q: SemiMarkov) -> dict:
+def enumerated(q: SemiMarkovPosterior) -> dict:
     """All segmentations, their probabilities, and ln Z."""
     found = listed(len(q.states), int(q.length), q.initial.size, q.durations.shape[-1])
     weight = scores(q, found)
@@ -66,7 +69,7 @@ def enumerated(q: SemiMarkov) -> dict:
     return {"found": found, "p": np.exp(weight - log_z), "log_partition": log_z, "score": weight.max()}
 
 
-def log_partition(q: SemiMarkov) -> float:
+def log_partition(q: SemiMarkovPosterior) -> float:
     """ln Z in float64 by sums over whole segments, O(T L K²), of a sequence of full length; ln 0 is −∞ here."""
     initial, transitions, durations, emissions = (
         np.where(np.asarray(a, np.float64) <= 1e-6 * LOG_ZERO, -np.inf, np.asarray(a, np.float64))
@@ -82,6 +85,6 @@ def log_partition(q: SemiMarkov) -> float:
     return np.logaddexp.reduce(ends[-1])
 
 
-def stack(every) -> SemiMarkov:
+def stack(every) -> SemiMarkovPosterior:
     """A batch of one shape."""
     return jax.tree.map(lambda *leaves: jnp.asarray(np.stack(leaves)), *every)

@@ -9,7 +9,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 import elbo
-from elbo import LOG_ZERO, Alignment, Labelled, Padded, StructureError
+from elbo import LOG_ZERO, Labelled, Padded, StructureError
+from elbo.posteriors import AlignmentPosterior
 from elbo.posteriors.alignment import log_space as alignment_log
 from elbo.posteriors.alignment.path import join
 from elbo.posteriors.structured.rules import inner
@@ -28,7 +29,7 @@ def random_alignment(seed, length, count, repeat, frames=FRAMES, labels=LABELS):
     states[length:], states[:, 2 * count + 1 :] = np.nan, np.nan
     repeats = np.zeros(labels, bool)
     repeats[1:2] = repeat
-    return Alignment(jnp.asarray(states), jnp.asarray(repeats), jnp.asarray(length), jnp.asarray(count))
+    return AlignmentPosterior(jnp.asarray(states), jnp.asarray(repeats), jnp.asarray(length), jnp.asarray(count))
 
 
 def stack(items):
@@ -106,7 +107,7 @@ def test_counts_are_binomial(x64):
         repeats[1, -1:], repeats[2, 1:] = True, True
         states = jnp.zeros((3, frames, 2 * labels + 1))
         counts = [comb(frames + labels - r, 2 * labels) for r in (0, 1, labels - 1)]
-        q = Alignment(states, jnp.asarray(repeats), jnp.full(3, frames), jnp.full(3, labels))
+        q = AlignmentPosterior(states, jnp.asarray(repeats), jnp.full(3, frames), jnp.full(3, labels))
         log_z, mean = passes()(q)
         np.testing.assert_allclose(log_z, np.log(counts), rtol=1e-13)
         np.testing.assert_allclose(mean.sum(-1), 1, rtol=1e-13)
@@ -118,7 +119,7 @@ def test_no_more_frames_than_needed(x64):
     rng = np.random.default_rng(0)
     states = jnp.asarray(rng.normal(size=(4, 4, 7)))
     repeats = jnp.array([[False] * 3] * 3 + [[False, True, False]])
-    log_z, mean = passes()(Alignment(states, repeats, jnp.array([3, 2, 3, 4]), jnp.array([3, 3, 3, 3])))
+    log_z, mean = passes()(AlignmentPosterior(states, repeats, jnp.array([3, 2, 3, 4]), jnp.array([3, 3, 3, 3])))
     assert log_z[1] == LOG_ZERO and not mean[1].any()
     np.testing.assert_allclose(log_z[0], sum(states[0, t, 2 * t + 1] for t in range(3)), rtol=1e-13)
     np.testing.assert_allclose(mean[3], np.eye(7)[[1, 2, 3, 5]], atol=1e-15)
@@ -164,7 +165,7 @@ def test_equals_float64_in_log_space(x64, dtype, seed, gap):
     states = np.stack([kind(rng, MANY, 2 * FEW + 1, gap) for kind in KINDS] * 2).astype(dtype)
     repeats = rng.random((len(states), FEW)) < 0.3
     size = jnp.full(len(states), MANY), jnp.full(len(states), FEW)
-    log_z, mean = passes()(Alignment(jnp.asarray(states), jnp.asarray(repeats), *size))
+    log_z, mean = passes()(AlignmentPosterior(jnp.asarray(states), jnp.asarray(repeats), *size))
     for i in range(len(states)):
         truth, marginals = smoothed(states[i], repeats[i])
         if truth == -np.inf:
@@ -185,7 +186,7 @@ def test_a_far_state_that_carries_the_only_finishing_path(x64, dtype):
     states[0, 0, 1] = -5000
     states[0, 1:, 2] = -100
     states[0, -1, 3] = 300
-    q = Alignment(jnp.asarray(states, dtype), jnp.zeros((1, 2), bool), jnp.array([40]), jnp.array([2]))
+    q = AlignmentPosterior(jnp.asarray(states, dtype), jnp.zeros((1, 2), bool), jnp.array([40]), jnp.array([2]))
     log_z, mean = passes()(q)
     np.testing.assert_allclose(log_z, -5000 - 38 * 100 + 300, rtol=1e-6)
     np.testing.assert_allclose(mean[0], np.eye(5)[[1] + [2] * 38 + [3]], atol=1e-6)
@@ -201,7 +202,7 @@ def test_float32_of_random_logits(x64):
         repeats = rng.random((1, labels)) < 0.05
         truth, marginals = smoothed(states[0], repeats[0])
         log_z, mean = passes()(
-            Alignment(jnp.asarray(states), jnp.asarray(repeats), jnp.array([frames]), jnp.array([labels]))
+            AlignmentPosterior(jnp.asarray(states), jnp.asarray(repeats), jnp.array([frames]), jnp.array([labels]))
         )
         assert log_z.dtype == mean.dtype == jnp.float32
         np.testing.assert_allclose(log_z[0], truth, rtol=1e-6)
@@ -211,8 +212,13 @@ def test_float32_of_random_logits(x64):
 
 def test_nan_does_not_pass_silently():
     q = random_alignment(0, 4, 2, 0)
-    batch = [q, *(Alignment(q.states.at[at].set(jnp.nan), q.repeats, q.length, q.count) for at in ((0, 4), (3, 0)))]
-    batch += [Alignment(q.states, q.repeats, jnp.asarray(n), jnp.asarray(k)) for n, k in ((6, 2), (4, 3), (4, -1))]
+    batch = [
+        q,
+        *(AlignmentPosterior(q.states.at[at].set(jnp.nan), q.repeats, q.length, q.count) for at in ((0, 4), (3, 0))),
+    ]
+    batch += [
+        AlignmentPosterior(q.states, q.repeats, jnp.asarray(n), jnp.asarray(k)) for n, k in ((6, 2), (4, 3), (4, -1))
+    ]
     log_z, mean = passes()(stack(batch))
     assert np.isfinite(log_z[0]) and np.isfinite(mean[0]).all() and np.isnan(log_z[1:]).all()
     for i, item in enumerate(batch[1:], 1):
@@ -228,7 +234,7 @@ def test_derivatives_of_second_order(x64):
     paths = jnp.asarray(listed(4, [False] * 2))
 
     def ours(states):
-        q_ = Alignment(states, q.repeats, q.length, q.count)
+        q_ = AlignmentPosterior(states, q.repeats, q.length, q.count)
         return q_.log_partition() + 2 * q_.entropy() + jnp.sum(weights * q_.mean() ** 2)
 
     def theirs(states):
@@ -255,7 +261,7 @@ def test_vmaps_are_one_loop_and_lengths_compile_nothing():
     text = f.lower(grid).compile().as_text()
     # blocks, and frames in them, of the whole batch
     assert text.count(" while(") <= 2 and "f32[2,2,5,3]" in text
-    one, other = f(grid), f(Alignment(grid.states, grid.repeats, grid.length - 1, grid.count))
+    one, other = f(grid), f(AlignmentPosterior(grid.states, grid.repeats, grid.length - 1, grid.count))
     np.testing.assert_allclose(one.reshape(4), passes()(q)[0], rtol=1e-6)
     assert len(traces) == 1 and not np.allclose(one, other)
 
@@ -263,7 +269,7 @@ def test_vmaps_are_one_loop_and_lengths_compile_nothing():
 def test_shared_arguments_under_vmap():
     q = random_alignment(1, 4, 2, 0)
     states = jnp.stack([q.states, q.states + 1])
-    log_z = jax.vmap(lambda s: Alignment(s, q.repeats, q.length, q.count).log_partition())(states)
+    log_z = jax.vmap(lambda s: AlignmentPosterior(s, q.repeats, q.length, q.count).log_partition())(states)
     np.testing.assert_allclose(log_z[1] - log_z[0], 4, rtol=1e-6)
 
 
@@ -286,11 +292,11 @@ def test_structure(x64):
 def test_wrong_arguments():
     q = random_alignment(0, 4, 2, 0)
     with pytest.raises(ValueError, match=r"states: got float32\[5, 4\], expected floating-point numbers \[T, 2L\+1\]"):
-        Alignment(q.states[:, :4], q.repeats, q.length, q.count).mean()
+        AlignmentPosterior(q.states[:, :4], q.repeats, q.length, q.count).mean()
     with pytest.raises(ValueError, match=r"repeats: got bool\[3\], expected bool \[2\]"):
-        Alignment(q.states, jnp.zeros(3, bool), q.length, q.count).mean()
+        AlignmentPosterior(q.states, jnp.zeros(3, bool), q.length, q.count).mean()
     with pytest.raises(ValueError, match=r"count: got int32\[1\], expected an int scalar"):
-        Alignment(q.states, q.repeats, q.length, q.count[None]).mean()
+        AlignmentPosterior(q.states, q.repeats, q.length, q.count[None]).mean()
     with pytest.raises(ValueError, match=r"states: got int32\[4\], expected integers \[5\]"):
         q.path(jnp.zeros(4, jnp.int32))
     with pytest.raises(ValueError, match="y: got ArrayImpl, expected elbo.Labelled"):
@@ -301,7 +307,7 @@ def test_wrong_arguments():
 
 def test_float32_under_x64(x64, key):
     q = random_alignment(0, 4, 2, 0)
-    single = Alignment(q.states.astype(jnp.float32), q.repeats, q.length, q.count)
+    single = AlignmentPosterior(q.states.astype(jnp.float32), q.repeats, q.length, q.count)
     out = jax.eval_shape(lambda q: (q.log_partition(), q.mean(), q.entropy(), q.mode(), q.sample(key)), single)
     assert {a.dtype for a in jax.tree.leaves(out)} == {jnp.dtype(jnp.float32)}
     assert inner(*[split_of(single)] * 2).dtype == jnp.float32

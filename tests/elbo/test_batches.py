@@ -7,6 +7,7 @@ import pytest
 
 import elbo
 from elbo.models.hmm_vae import Framewise
+from elbo.posteriors import AlignmentPosterior, TreePosterior
 
 KEY = jax.random.key(0)
 DATA = 3  # as many as every other size, so that nothing is noticed by chance
@@ -17,21 +18,23 @@ def encoders():
     vector, table = jnp.arange(3.0), jnp.ones((3, 3))
     frames = jnp.eye(3)
     return {
-        "Categorical": lambda y: elbo.Categorical(y * vector),
-        "group": lambda y: elbo.Categorical(y * table),
-        "Bernoulli": lambda y: elbo.Bernoulli(y * vector),
-        "Normal": lambda y: elbo.Normal(y * vector, vector),
-        "one number": lambda y: elbo.Normal(y, y),
-        "matrix": lambda y: elbo.Normal(y * table, 0 * y),
-        "MultivariateNormal": lambda y: elbo.MultivariateNormal(y * vector, frames),
-        "Chain": lambda y: elbo.Chain(y * vector, table, table, jnp.array(3)),
-        "GaussianChain": lambda y: elbo.GaussianChain.from_precision(
+        "Categorical": lambda y: elbo.CategoricalPosterior(y * vector),
+        "group": lambda y: elbo.CategoricalPosterior(y * table),
+        "Bernoulli": lambda y: elbo.BernoulliPosterior(y * vector),
+        "Normal": lambda y: elbo.NormalPosterior(y * vector, vector),
+        "one number": lambda y: elbo.NormalPosterior(y, y),
+        "matrix": lambda y: elbo.NormalPosterior(y * table, 0 * y),
+        "MultivariateNormal": lambda y: elbo.MultivariateNormalPosterior(y * vector, frames),
+        "Chain": lambda y: elbo.posteriors.ChainPosterior(y * vector, table, table, jnp.array(3)),
+        "GaussianChain": lambda y: elbo.posteriors.GaussianChainPosterior.from_precision(
             y * table, jnp.stack([2 * frames] * 3), jnp.zeros((2, 3, 3))
         ),
-        "Alignment": lambda y: elbo.Alignment(y * table, jnp.zeros(1, bool), jnp.array(3), jnp.array(1)),
-        "Tree": lambda y: elbo.Tree(y * jnp.ones(1), jnp.ones((1, 3, 3)), jnp.ones((3, 2)), jnp.array(3)),
-        "Nested": lambda y: elbo.Nested(elbo.Normal(y * vector, vector), y, lambda y, x: elbo.Categorical(y * x)),
-        "Framewise": lambda y: Framewise(elbo.Normal(y * table, 0 * table), jnp.array(3)),
+        "Alignment": lambda y: AlignmentPosterior(y * table, jnp.zeros(1, bool), jnp.array(3), jnp.array(1)),
+        "Tree": lambda y: TreePosterior(y * jnp.ones(1), jnp.ones((1, 3, 3)), jnp.ones((3, 2)), jnp.array(3)),
+        "Nested": lambda y: elbo.Nested(
+            elbo.NormalPosterior(y * vector, vector), y, lambda y, x: elbo.CategoricalPosterior(y * x)
+        ),
+        "Framewise": lambda y: Framewise(elbo.NormalPosterior(y * table, 0 * table), jnp.array(3)),
     }
 
 
@@ -48,7 +51,7 @@ METHODS = {
     "cross_covariances": lambda q, z: q.cross_covariances(),
     "expect_quadratic": lambda q, z: q.expect_quadratic(lambda z: jnp.sum(z**2)),
     "kl": lambda q, z: elbo.kl(q, q),
-    "Exact": lambda q, z: elbo.Exact()(lambda z: sum(jnp.sum(a) for a in jax.tree.leaves(z)), q),
+    "Exact": lambda q, z: elbo.ClosedForm()(lambda z: sum(jnp.sum(a) for a in jax.tree.leaves(z)), q),
 }
 
 
@@ -81,11 +84,11 @@ def _first(*trees):
 
 def test_values_under_vmap_are_those_of_each():
     qs = jax.vmap(encoders()["Categorical"])(jnp.arange(3.0))
-    each = [elbo.Categorical(y * jnp.arange(3.0)).entropy() for y in range(3)]
+    each = [elbo.CategoricalPosterior(y * jnp.arange(3.0)).entropy() for y in range(3)]
     np.testing.assert_allclose(jax.jit(jax.vmap(lambda q: q.entropy()))(qs), each, rtol=1e-6)
     # made by hand, a batch is a group of variables, and may be taken apart
-    np.testing.assert_allclose(elbo.Categorical(qs.logits).entropy(), sum(each), rtol=1e-6)
-    np.testing.assert_allclose(jax.vmap(lambda q: q.entropy())(elbo.Categorical(qs.logits)), each, rtol=1e-6)
+    np.testing.assert_allclose(elbo.CategoricalPosterior(qs.logits).entropy(), sum(each), rtol=1e-6)
+    np.testing.assert_allclose(jax.vmap(lambda q: q.entropy())(elbo.CategoricalPosterior(qs.logits)), each, rtol=1e-6)
 
 
 @pytest.mark.parametrize("axis", [0, 1, -1])
@@ -104,14 +107,14 @@ def test_values_of_another_shape_are_refused():
 
 
 def test_numbers_that_are_no_floats_are_refused():
-    for make in (elbo.Categorical, elbo.Bernoulli, lambda a: elbo.Normal(a, jnp.zeros(2))):
+    for make in (elbo.CategoricalPosterior, elbo.BernoulliPosterior, lambda a: elbo.NormalPosterior(a, jnp.zeros(2))):
         with pytest.raises(ValueError, match=r"got int32\[2\], expected the floating-point numbers"):
             make(jnp.arange(2)).mean()
     with pytest.raises(ValueError, match=r"loc, log_scale: got shapes \[\[2\], \[3\]\]"):
-        elbo.Normal(jnp.zeros(2), jnp.zeros(3)).entropy()
+        elbo.NormalPosterior(jnp.zeros(2), jnp.zeros(3)).entropy()
 
 
 def test_one_log_scale_for_several_numbers():
-    ours, full = elbo.Normal(jnp.ones(3), jnp.array(0.5)), elbo.Normal(jnp.ones(3), jnp.full(3, 0.5))
+    ours, full = elbo.NormalPosterior(jnp.ones(3), jnp.array(0.5)), elbo.NormalPosterior(jnp.ones(3), jnp.full(3, 0.5))
     for m in ("entropy", "log_prob", "sample", "expect_quadratic"):
         np.testing.assert_allclose(METHODS[m](ours, jnp.ones(3)), METHODS[m](full, jnp.ones(3)), rtol=1e-6)

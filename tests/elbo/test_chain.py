@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 
 import elbo
-from elbo import LOG_ZERO, Chain, Padded, Path, StructureError
+from elbo import LOG_ZERO, Padded, StructureError
+from elbo._polynomial import degree
 from elbo.models.families import Categorical
-from elbo.polynomial import degree
+from elbo.posteriors import ChainPosterior, Path
 from elbo.posteriors.chain import log_space as chain_log
 
 from .chains import enumerated, listed, random_chain, scores, stack
@@ -63,7 +64,7 @@ def test_equals_enumeration(x64, key, homogeneous):
         np.testing.assert_allclose(np.exp(log_prob(q, every))[:count], truth["p"], rtol=1e-12)
         # what is known at t is a chain of length t
         for t in range(1, length + 1):
-            prefix = enumerated(Chain(q.initial, q.transition, q.states, jnp.asarray(t)))
+            prefix = enumerated(ChainPosterior(q.initial, q.transition, q.states, jnp.asarray(t)))
             np.testing.assert_allclose(jnp.exp(one["filtered"][t - 1]), prefix["mean"][2][t - 1], atol=1e-13)
         assert (one["filtered"][length:] == LOG_ZERO).all()
         # every draw is a path, at its frequency
@@ -101,7 +102,7 @@ def test_smallest(x64, key, frames, states, homogeneous):
 def test_padding_changes_nothing(x64, key, homogeneous):
     padded = random_chain(2, 9, 3, homogeneous=homogeneous, length=6)
     transition = padded.transition if homogeneous else padded.transition[:5]
-    bare = Chain(padded.initial, transition, padded.states[:6], padded.length)
+    bare = ChainPosterior(padded.initial, transition, padded.states[:6], padded.length)
 
     def values(q):
         def loss(q):
@@ -127,7 +128,7 @@ def test_derivatives_of_second_order(x64, homogeneous):
     weights = jax.tree.map(lambda a: jnp.cos(jnp.arange(1.0, 1 + a.size)).reshape(a.shape), p)
 
     def ours(p):
-        q = Chain(*p, jnp.asarray(frames))
+        q = ChainPosterior(*p, jnp.asarray(frames))
         products = jax.tree.map(lambda w, m: jnp.sum(w * m**2), weights, tuple(q.mean()))
         return q.log_partition() + 2 * q.entropy() + sum(products)
 
@@ -150,23 +151,23 @@ def test_vmap_of_vmap_is_one_branch_for_the_batch(x64):
     ordinary = [random_chain(i, 6, 2) for i in range(5)]
     mask = jnp.array([[0.0, LOG_ZERO], [0.0, 0.0]])
     states = jnp.zeros((6, 2)).at[1:4, 1].set(-400).at[4:, 0].set(-2000.0)
-    chains = [*ordinary, Chain(jnp.array([0.0, -1.0]), mask, states, jnp.array(6, jnp.int32))]
+    chains = [*ordinary, ChainPosterior(jnp.array([0.0, -1.0]), mask, states, jnp.array(6, jnp.int32))]
     grid = jax.tree.map(lambda a: a.reshape(3, 2, *a.shape[1:]), stack(chains))
-    for method in (Chain.log_partition, Chain.mean):
+    for method in (ChainPosterior.log_partition, ChainPosterior.mean):
         compiled = jax.jit(jax.vmap(jax.vmap(method))).lower(grid).compile()
         # a loop over a batch of conditions would be one over any of them, and select
         text = str(jax.make_jaxpr(jax.vmap(jax.vmap(method)))(grid))
         assert "cond_jaxpr" in text and "reduce_or" not in text
         seen = jax.tree.map(lambda a: a.reshape(6, *a.shape[2:]), compiled(grid))
         for i, q in enumerate(chains):
-            truth = enumerated(q)["log_partition" if method is Chain.log_partition else "mean"]
+            truth = enumerated(q)["log_partition" if method is ChainPosterior.log_partition else "mean"]
             close(jax.tree.map(lambda a, i=i: a[i], seen), truth, atol=1e-11)
 
 
 def test_a_shared_matrix_is_one_matrix_product():
     q = random_chain(0, 6, 17)  # with fewer states a sum is faster
     states = jnp.stack([q.states] * 5)
-    batch = jax.vmap(lambda e: Chain(q.initial, q.transition, e, q.length).mean())
+    batch = jax.vmap(lambda e: ChainPosterior(q.initial, q.transition, e, q.length).mean())
     text = str(jax.make_jaxpr(batch)(states))
     products = [line for line in text.splitlines() if "dot_general" in line and "[5,17]" in line]
     assert len(products) >= 2 and not any("[5,17,17]" in line for line in products)
@@ -196,24 +197,24 @@ def test_nan_does_not_pass_silently():
     f = jax.jit(lambda q: (q.log_partition(), q.entropy(), q.mean().states[0, 0], q.mean().transitions[0, 0]))
     assert all(jnp.isfinite(v) for v in f(q))
     for bad in (q.states.at[1, 1].set(jnp.nan), q.states.at[2, 1].set(jnp.nan)):
-        assert all(jnp.isnan(v) for v in f(Chain(q.initial, q.transition, bad, q.length)))
+        assert all(jnp.isnan(v) for v in f(ChainPosterior(q.initial, q.transition, bad, q.length)))
     # a length that only a run can see
     for length in (0, 6):
-        assert all(jnp.isnan(v) for v in f(Chain(q.initial, q.transition, q.states, jnp.array(length)))[:2])
+        assert all(jnp.isnan(v) for v in f(ChainPosterior(q.initial, q.transition, q.states, jnp.array(length)))[:2])
 
 
 def test_wrong_shapes_and_lengths():
     q = random_chain(0, 5, 3)
     with pytest.raises(ValueError, match="length: got 0, expected 1 to 5"):
-        Chain(q.initial, q.transition, q.states, 0).mean()
+        ChainPosterior(q.initial, q.transition, q.states, 0).mean()
     with pytest.raises(ValueError, match="length: got 6, expected 1 to 5"):
-        Chain(q.initial, q.transition, q.states, jnp.array(6)).log_partition()
+        ChainPosterior(q.initial, q.transition, q.states, jnp.array(6)).log_partition()
     with pytest.raises(ValueError, match="length: got int32.1., expected an int scalar"):
-        Chain(q.initial, q.transition, q.states, jnp.array([5])).entropy()
+        ChainPosterior(q.initial, q.transition, q.states, jnp.array([5])).entropy()
     with pytest.raises(ValueError, match="initial, transition, states: got shapes"):
-        Chain(q.initial, q.transition[:2], q.states, 5).mode()
+        ChainPosterior(q.initial, q.transition[:2], q.states, 5).mode()
     with pytest.raises(ValueError, match="expected floating-point"):
-        Chain(q.initial, q.transition, jnp.zeros((5, 3), int), 5).filtered()
+        ChainPosterior(q.initial, q.transition, jnp.zeros((5, 3), int), 5).filtered()
     with pytest.raises(ValueError, match=r"states: got int32\[4\], expected integers \[5\]"):
         q.path(jnp.zeros(4, jnp.int32))
     with pytest.raises(ValueError, match="states: got 0"):
@@ -276,6 +277,6 @@ def test_a_dead_end_in_the_padding_makes_no_nan():
     # the last state has no successor: beyond the length nothing is possible
     transition = jnp.array([[0.0, 0.0], [LOG_ZERO, LOG_ZERO]])
     states = jnp.zeros((6, 2)).at[2, 0].set(LOG_ZERO)
-    q = Chain(jnp.zeros(2), transition, states, jnp.array(3))
+    q = ChainPosterior(jnp.zeros(2), transition, states, jnp.array(3))
     np.testing.assert_allclose(q.mean().states[:3], [[1, 0], [1, 0], [0, 1]], atol=1e-6)
     np.testing.assert_allclose(q.mean().transitions, [[1, 1], [0, 0]], atol=1e-6)

@@ -7,7 +7,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from elbo import LOG_ZERO, Chain
+from elbo import LOG_ZERO
+from elbo.posteriors import ChainPosterior
 from elbo.posteriors.chain import log_space as chain_log
 from elbo.posteriors.chain import passes as chain_passes
 from elbo.posteriors.chain import scaled as chain_scaled
@@ -116,7 +117,7 @@ def batch(kind, seed, gap, dtype, count=8):
     rng = np.random.default_rng(seed)
     chains = [kind(rng, gap) for _ in range(count)]
     arrays = (jnp.asarray(np.stack(a), dtype) for a in zip(*chains, strict=True))
-    return Chain(*arrays, jnp.full(count, FRAMES, jnp.int32))
+    return ChainPosterior(*arrays, jnp.full(count, FRAMES, jnp.int32))
 
 
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.float64])
@@ -139,7 +140,7 @@ def test_one_chain_and_many_take_other_loops_and_agree(frames):
     first, transition = (jnp.asarray(rng.normal(size=s), jnp.float32) for s in [(3,), (3, 3)])
 
     def one(x):
-        q = Chain(first, transition, *x)
+        q = ChainPosterior(first, transition, *x)
         return q.log_partition(), q.mean()
 
     alone, together = jax.jit(lambda x: (jax.lax.map(one, x), jax.vmap(one)(x)))((jnp.asarray(emission), lengths))
@@ -150,7 +151,7 @@ def test_one_chain_and_many_take_other_loops_and_agree(frames):
 
 def test_padding_behind_a_state_that_leads_nowhere_needs_no_log_space():
     transition = jnp.array([[0.0, 0.0], [LOG_ZERO, LOG_ZERO]])
-    q = Chain(jnp.zeros(2), transition, jnp.zeros((12, 2)).at[3, 0].set(LOG_ZERO), jnp.array(4))
+    q = ChainPosterior(jnp.zeros(2), transition, jnp.zeros((12, 2)).at[3, 0].set(LOG_ZERO), jnp.array(4))
     for count in (1, 8):
         (log_z, marginals), right = jax.vmap(lambda q: chain_scaled.smooth(*q._clean()))(stack([q] * count))
         assert right.all()
@@ -168,7 +169,7 @@ def test_no_datum_takes_others_to_log_space(homogeneous):
     chains = [(q.initial, q.transition, put(3, 1, x)) for x in (0.0, np.nan, np.inf)]
     chains += [(q.initial, q.transition, put(4, np.arange(3), -np.inf)), (first, apart, put(19, 0, LOG_ZERO))]
     chains += [(first, apart, fit)]
-    batch = Chain(*(jnp.asarray(np.stack(a), jnp.float32) for a in zip(*chains, strict=True)), jnp.full(6, 20))
+    batch = ChainPosterior(*(jnp.asarray(np.stack(a), jnp.float32) for a in zip(*chains, strict=True)), jnp.full(6, 20))
     seen = jax.jit(jax.vmap(rescaled))(batch)
     (log_z, marginals), right = seen["smooth"]
     assert right.all() and seen["value"][1][1:4].all()
@@ -188,7 +189,7 @@ def test_named_cases(x64, dtype):
     # lost bit by bit at the start and, seen from the end, lost there too; the frames in between make up for both
     middle = jnp.zeros((24, 2)).at[:5, 0].set(-30.0).at[5:15, 0].set(30.0).at[15:20, 0].set(-29.0)
     first = jnp.array([[0.0, LOG_ZERO], [0.0, -500.0], [0.0, 0.0], [0.0, 0.0]])
-    q = Chain(first, jnp.stack([stay] * 4), jnp.stack([fit, fit, lead, middle]), jnp.full(4, 24, jnp.int32))
+    q = ChainPosterior(first, jnp.stack([stay] * 4), jnp.stack([fit, fit, lead, middle]), jnp.full(4, 24, jnp.int32))
     q = jax.tree.map(lambda a: a.astype(dtype) if a.dtype == jnp.float64 else a, q)
     # each chain by itself: one that needs log space takes its whole batch there
     one = jax.jit(lambda q: (q.log_partition(), q.mean().states))
@@ -208,14 +209,14 @@ def test_ordinary_chains_need_no_log_space():
     sticky = jnp.where(jnp.eye(states, dtype=bool), 0.0, -10.0)
     band = jnp.where(abs(jnp.arange(states)[:, None] - jnp.arange(states)) <= 1, 0.0, LOG_ZERO)
     for transition, alone in ((jnp.zeros((5, 5)), True), (sticky, True), (3 * sticky, True), (band, False)):
-        p, n = Chain(jnp.zeros(states), transition, emission, jnp.array(frames))._clean()
+        p, n = ChainPosterior(jnp.zeros(states), transition, emission, jnp.array(frames))._clean()
         assert chain_scaled.log_partition(p, n)[1] == alone
     # where zeros forbid nothing that the data ask for by many nats, both passes together are enough
     slow = jnp.asarray(-4.0 * (np.arange(states) - 2 - 2 * np.sin(np.arange(frames) / 30)[:, None]) ** 2)
-    p, n = Chain(jnp.zeros(states), band, slow, jnp.array(frames))._clean()
+    p, n = ChainPosterior(jnp.zeros(states), band, slow, jnp.array(frames))._clean()
     (log_z, marginals), right = jax.jit(chain_scaled.smooth)(p, n)
     assert right
-    truth = smoothed(Chain(p.initial, p.transitions, p.states, n))
+    truth = smoothed(ChainPosterior(p.initial, p.transitions, p.states, n))
     np.testing.assert_allclose(log_z, truth[0], rtol=1e-6)
     np.testing.assert_allclose(marginals.transitions, truth[1][1], atol=1e-3)
 
@@ -231,7 +232,7 @@ def test_float32_of_a_long_chain(x64, spread):
         (log_z, marginals), right = chain_scaled.smooth(*q._clean())
         return log_z, q.log_partition(), marginals, right
 
-    exact = Chain(jnp.zeros(5), transition, emission, jnp.array(100_000))
+    exact = ChainPosterior(jnp.zeros(5), transition, emission, jnp.array(100_000))
     single = jax.tree.map(lambda a: a.astype(jnp.float32) if a.dtype == jnp.float64 else a, exact)
     (log_z, forwards, marginals, right), truth = f(single), f(exact)
     assert right and log_z.dtype == jnp.float32
@@ -243,7 +244,7 @@ def test_float32_of_a_long_chain(x64, spread):
 def test_float32_of_a_long_chain_in_log_space(x64):
     # all the other tests of log space are short
     rng = np.random.default_rng(2)
-    q = Chain(
+    q = ChainPosterior(
         jnp.zeros(3), jnp.asarray(rng.normal(size=(3, 3))), jnp.asarray(rng.normal(size=(20_000, 3))), jnp.array(20_000)
     )
     single = jax.tree.map(lambda a: a.astype(jnp.float32) if a.dtype == jnp.float64 else a, q)

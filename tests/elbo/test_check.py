@@ -45,14 +45,14 @@ def with_encoder(posterior) -> dict[str, str]:
 
 def broken(**methods):
     """A Categorical with some of its methods replaced."""
-    kind = type("Broken", (elbo.Categorical,), methods)
+    kind = type("Broken", (elbo.CategoricalPosterior,), methods)
     return jax.tree_util.register_dataclass(kind, data_fields=["logits"], meta_fields=[])
 
 
 def test_an_encoder_that_returns_no_posterior():
     assert "raised ZeroDivisionError" in with_encoder(lambda psi: 1 / 0)["encoder"]
     assert "without the methods ['sample', 'log_prob', 'entropy', 'mode']" in with_encoder(lambda psi: psi)["encoder"]
-    leaf = type("Leaf", (elbo.Categorical,), {})
+    leaf = type("Leaf", (elbo.CategoricalPosterior,), {})
     assert "a Leaf, which is no pytree; decorate it" in with_encoder(leaf)["encoder"]
 
 
@@ -63,9 +63,9 @@ def test_a_posterior_that_contradicts_itself():
     assert "entropy() of a Broken is float32[3], expected a scalar" in seen["encoder"]
     seen = with_encoder(broken(log_prob=lambda q, z: z @ q.logits))
     assert "the probabilities of support() sum to 3.5" in seen["posterior"]
-    seen = with_encoder(broken(entropy=lambda q: 2 * elbo.Categorical.entropy(q)))
+    seen = with_encoder(broken(entropy=lambda q: 2 * elbo.CategoricalPosterior.entropy(q)))
     assert "-log_prob - entropy averages -1.0" in seen["posterior"] and "expected equality" in seen["objective"]
-    seen = with_encoder(broken(mean=lambda q: elbo.Categorical(-5 * q.logits).mean()))
+    seen = with_encoder(broken(mean=lambda q: elbo.CategoricalPosterior(-5 * q.logits).mean()))
     assert "z - mean averages" in seen["posterior"]
 
 
@@ -98,7 +98,7 @@ def test_impossible_data_are_told():
 
 def test_gradients_that_are_not_finite_are_named():
     log_joint = lambda theta, z, y: z @ jnp.where(y > 0, jnp.sqrt(y * theta["scale"]), 0) + theta["shift"] * y
-    model = elbo.Model(log_joint, lambda psi, y: elbo.Categorical(psi))
+    model = elbo.Model(log_joint, lambda psi, y: elbo.CategoricalPosterior(psi))
     theta = {"scale": jnp.zeros(3), "shift": jnp.ones(())}
     seen = failures(model, Params(theta, PARAMS.psi), jnp.ones(2))
     assert list(seen) == ["gradients"] and "[\".theta['scale']\"]" in seen["gradients"]
@@ -113,7 +113,7 @@ def test_dtypes(x64):
 def test_many_values_and_an_estimator_of_choice():
     """30 bits are not enumerated; where log_joint is not affine, the estimator that the rules are given is tried."""
     log_joint = lambda theta, z, y: jnp.tanh(theta @ z * y)
-    model = elbo.Model(log_joint, lambda psi, y: elbo.Bernoulli(psi * y))
+    model = elbo.Model(log_joint, lambda psi, y: elbo.BernoulliPosterior(psi * y))
     params = Params(jnp.linspace(-0.1, 0.2, 30), jnp.linspace(-1, 1, 30))
     report = check_model(model, params, YS, key=jax.random.key(0))
     assert report.ok and "no estimator fits by itself: give the rules one, ScoreFunction" in str(report), str(report)

@@ -82,11 +82,11 @@ def test_a_derivative_rule_on_the_way_of_z_is_refused(structure):
 
 
 def test_expectations_read_values_where_they_can_and_refuse_rules_elsewhere(key):
-    unit = elbo.Normal(jnp.ones(2), jnp.zeros(2))
+    unit = elbo.NormalPosterior(jnp.ones(2), jnp.zeros(2))
     affine, square = (lambda z: jnp.sum(3 * clipped(z))), (lambda z: jnp.sum(clipped(3 * z) ** 2))
-    assert elbo.Exact()(affine, unit) == 6 and elbo.Automatic().choose(affine, unit) == elbo.Exact()
+    assert elbo.ClosedForm()(affine, unit) == 6 and elbo.Automatic().choose(affine, unit) == elbo.ClosedForm()
     with pytest.raises(StructureError, match="is quadratic in z.*the custom derivative rule of"):
-        elbo.Exact()(square, unit)
+        elbo.ClosedForm()(square, unit)
     with pytest.raises(StructureError, match="key: got None.*custom derivative rule.*takes Reparameterized"):
         elbo.Automatic()(square, unit)
     assert elbo.Automatic().choose(square, unit) == elbo.Reparameterized()

@@ -5,8 +5,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from elbo import is_family, tapped
-from elbo.family import with_tap
+from elbo._family import with_tap
+from elbo.extend import is_family, tapped
 
 
 @jax.tree_util.register_dataclass

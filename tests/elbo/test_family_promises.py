@@ -26,9 +26,9 @@ class Exponential:
     log_rate: jax.Array
     tap: Any = None
 
-    @elbo.density
+    @elbo.extend.density
     def log_prob(self, x):
-        return elbo.tapped(contract, self.log_rate - jnp.exp(self.log_rate) * x, self.tap, x)
+        return elbo.extend.tapped(contract, self.log_rate - jnp.exp(self.log_rate) * x, self.tap, x)
 
     def zero_statistics(self):
         return jnp.zeros((*self.log_rate.shape, 2), self.log_rate.dtype)
@@ -59,9 +59,9 @@ def untapped(self, x):
 
 
 def tapped_with(contract, scale=1.0):
-    @elbo.density
+    @elbo.extend.density
     def log_prob(self, x):
-        return elbo.tapped(contract, scale * untapped(self, x), self.tap, x)
+        return elbo.extend.tapped(contract, scale * untapped(self, x), self.tap, x)
 
     return log_prob
 
@@ -77,7 +77,7 @@ BROKEN = {
         {"maximize": lambda self, s: type(self)(0.5 * (self.log_rate + Exponential.maximize(self, s).log_rate))},
         "has a slope in log_rate",
     ),
-    "a log_prob without tapped": ({"log_prob": untapped}, "whose value must be elbo.tapped(...)"),
+    "a log_prob without tapped": ({"log_prob": untapped}, "whose value must be elbo.extend.tapped(...)"),
     "a contract of other statistics": (
         {"log_prob": tapped_with(lambda tap, x: tap[..., 0] + tap[..., 1] * x**2)},
         "and log_likelihood of its statistics by",
@@ -121,7 +121,9 @@ def message(**methods) -> str:
     log_joint = lambda theta, z, y: z @ (jnp.log(0.5) + theta["wait"].log_prob(y))
     theta = {"wait": kind(jnp.array([0.0, -1.0]))}
     report = elbo.check_model(
-        elbo.Model(log_joint, lambda psi, y: elbo.Categorical(psi)), elbo.Params(theta, jnp.array([0.2, 0.5])), WAITS
+        elbo.Model(log_joint, lambda psi, y: elbo.CategoricalPosterior(psi)),
+        elbo.Params(theta, jnp.array([0.2, 0.5])),
+        WAITS,
     )
     found = next(check for check in report.checks if check.name == "families")
     assert report.ok == found.ok, str(report)

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import elbo
+from elbo.posteriors import GaussianChainPosterior
 from elbo.posteriors.gaussian_chain import passes as passes
 
 from .problems import normal, within
@@ -74,7 +75,7 @@ def quadratic(frames, size, seed=3):
 
 @jax.jit
 def seen(args, length, z):
-    return summary(elbo.GaussianChain.from_precision(*args, length), quadratic(FRAMES, SIZE), z)
+    return summary(GaussianChainPosterior.from_precision(*args, length), quadratic(FRAMES, SIZE), z)
 
 
 @pytest.mark.parametrize("length", range(1, FRAMES + 1))
@@ -104,7 +105,7 @@ def test_equals_a_dense_gaussian_at_every_length_with_nan_in_the_padding(length)
 
 @jax.jit
 def moments(linear, diagonal, below):
-    q = elbo.GaussianChain.from_precision(linear, diagonal, below)
+    q = GaussianChainPosterior.from_precision(linear, diagonal, below)
     return q.mean().ravel(), q.covariances(), q.cross_covariances(), q.entropy()
 
 
@@ -160,7 +161,7 @@ def what_is_said(r, c, past, told):
 
 def test_samples_have_the_moments_of_the_posterior(key):
     args = blocks(1)
-    q = elbo.GaussianChain.from_precision(*junk(args, 4), 4)
+    q = GaussianChainPosterior.from_precision(*junk(args, 4), 4)
     z = np.asarray(jax.jit(jax.vmap(q.sample))(jax.random.split(key, 4000)))
     mean, covariance = dense(*args, 4)
     assert not z[:, 4:].any()
@@ -174,7 +175,7 @@ def test_padding_changes_no_sample_and_no_gradient(key):
     args = blocks(2)
 
     def both(args, length=None):
-        q = elbo.GaussianChain.from_precision(*args, length)
+        q = GaussianChainPosterior.from_precision(*args, length)
         return q.sample(key)[:3], q.entropy() + jnp.sum(jnp.sin(q.sample(key)[:3])) + q.log_prob(q.mean() + 1)
 
     short = args[0][:3], args[1][:3], args[2][:2]
@@ -194,7 +195,7 @@ def test_gradients_equal_finite_differences(key):
 
     @jax.jit
     def along(step):
-        q = elbo.GaussianChain.from_precision(*(a + step * d for a, d in zip(args, direction, strict=True)))
+        q = GaussianChainPosterior.from_precision(*(a + step * d for a, d in zip(args, direction, strict=True)))
         return q.entropy() + q.expect_quadratic(f) + q.log_prob(jnp.ones((FRAMES, SIZE))) + jnp.sum(q.sample(key) ** 2)
 
     h = 1e-5
@@ -208,7 +209,7 @@ def test_kl_of_two_chains():
     expected = 0.5 * (
         np.trace(inverse @ s) + (n - m) @ inverse @ (n - m) - m.size + np.linalg.slogdet(t)[1] - np.linalg.slogdet(s)[1]
     )
-    q, p = (elbo.GaussianChain.from_precision(*args) for args in (a, b))
+    q, p = (GaussianChainPosterior.from_precision(*args) for args in (a, b))
     np.testing.assert_allclose(jax.jit(lambda: (elbo.kl(q, p), elbo.kl(p, p)))(), (expected, 0), rtol=1e-10, atol=1e-11)
 
 
@@ -236,7 +237,7 @@ def coupled(i, j):
         return -jnp.sum(z**2) + 0.5 * z[i, 0] * z[j, 1] - 0.1 * jnp.sum(z[1:] * z[:-1])
 
     q = elbo.gaussian_chain(2).posterior(f, jnp.zeros(7))
-    fine = elbo.GaussianChain.from_precision(*blocks(0, 7, 2))
+    fine = GaussianChainPosterior.from_precision(*blocks(0, 7, 2))
     return q.mean(), fine.expect_quadratic(f)
 
 
@@ -255,9 +256,9 @@ def test_under_vmap_a_hessian_that_no_datum_changes_is_factorised_once():
             lambda z: -jnp.sum(jnp.square(z - y)) - jnp.sum(jnp.square(z[1:] - z[:-1])), y
         )
 
-    q = jax.jit(lambda ys: jax.vmap(encode, out_axes=elbo.GaussianChain(0, 0, None, None, None, None, 0, None))(ys))(
-        normal(0, 4, FRAMES, SIZE)
-    )  # vmap refuses out_axes None for what it has batched
+    q = jax.jit(
+        lambda ys: jax.vmap(encode, out_axes=GaussianChainPosterior(0, 0, None, None, None, None, 0, None))(ys)
+    )(normal(0, 4, FRAMES, SIZE))  # vmap refuses out_axes None for what it has batched
     assert q.away.shape == (4, FRAMES, SIZE) and q.half.shape == (FRAMES, SIZE, SIZE)
 
 
@@ -269,7 +270,7 @@ def test_lengths_trace_once_and_no_lapack_is_called():
         calls.append(1)
 
         def one(args, length):
-            q = elbo.GaussianChain.from_precision(*args, length)
+            q = GaussianChainPosterior.from_precision(*args, length)
             return q.entropy() + jnp.sum(q.mean())
 
         return jax.vmap(jax.grad(one), (None, 0))(args, lengths)
@@ -286,27 +287,33 @@ def test_float32_stays_float32_and_is_accurate(key):
     f32 = lambda z: f(z).astype(z.dtype)
     high, low = blocks(8), tuple(a.astype(jnp.float32) for a in blocks(8))
     one, other = (
-        jax.jit(lambda *a: summary(elbo.GaussianChain.from_precision(*a), f32, a[0]))(*args) for args in (low, high)
+        jax.jit(lambda *a: summary(GaussianChainPosterior.from_precision(*a), f32, a[0]))(*args) for args in (low, high)
     )
     for name in one:
         assert one[name].dtype == jnp.float32
         np.testing.assert_allclose(one[name], other[name], rtol=1e-4, atol=1e-5, err_msg=name)
-    assert elbo.GaussianChain.from_precision(*low).sample(key).dtype == jnp.float32
+    assert GaussianChainPosterior.from_precision(*low).sample(key).dtype == jnp.float32
 
 
 def test_not_positive_definite_is_nan_not_a_crash():
     linear, diagonal, below = blocks(0)
-    q = jax.jit(elbo.GaussianChain.from_precision)(linear, -diagonal, below)
+    q = jax.jit(GaussianChainPosterior.from_precision)(linear, -diagonal, below)
     assert np.isnan(q.entropy()) and np.isnan(q.mean()).any()
 
 
 @pytest.mark.parametrize(
     ("call", "words"),
     [
-        (lambda: elbo.GaussianChain.from_precision(*blocks(0), 0), "length: got 0, expected 1 to 5"),
-        (lambda: elbo.GaussianChain.from_precision(*blocks(0), 6), "length: got 6"),
-        (lambda: elbo.GaussianChain.from_precision(blocks(0)[0], *blocks(0)[1:][::-1]), "diagonal: got"),
-        (lambda: elbo.GaussianChain.from_precision(jnp.zeros(3), *blocks(0)[1:]), "linear: got"),
+        (
+            lambda: GaussianChainPosterior.from_precision(*blocks(0), 0),
+            "length: got 0, expected 1 to 5",
+        ),
+        (lambda: GaussianChainPosterior.from_precision(*blocks(0), 6), "length: got 6"),
+        (
+            lambda: GaussianChainPosterior.from_precision(blocks(0)[0], *blocks(0)[1:][::-1]),
+            "diagonal: got",
+        ),
+        (lambda: GaussianChainPosterior.from_precision(jnp.zeros(3), *blocks(0)[1:]), "linear: got"),
         (lambda: elbo.gaussian_chain(2).posterior(lambda z: -jnp.sum(z**2)), "y: got no datum"),
         (lambda: elbo.gaussian_chain(2).posterior(lambda z: -jnp.sum(z**4), jnp.zeros(3)), "not quadratic"),
         (lambda: elbo.gaussian_chain(2).posterior(lambda z: -(z**2), jnp.zeros(3)), "expected a floating-point scalar"),

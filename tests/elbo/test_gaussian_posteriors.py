@@ -5,7 +5,7 @@ import pytest
 import scipy.stats
 
 import elbo
-from elbo import MultivariateNormal, Normal
+from elbo.posteriors import MultivariateNormalPosterior, NormalPosterior
 
 from .problems import normal, within
 
@@ -13,15 +13,17 @@ SIZE = 3
 
 
 def diagonal():
-    return Normal(normal(0, SIZE), 0.5 * normal(1, SIZE))
+    return NormalPosterior(normal(0, SIZE), 0.5 * normal(1, SIZE))
 
 
 def full():
-    return MultivariateNormal(normal(2, SIZE), jnp.tril(normal(3, SIZE, SIZE), -1) + jnp.diag(jnp.exp(normal(4, SIZE))))
+    return MultivariateNormalPosterior(
+        normal(2, SIZE), jnp.tril(normal(3, SIZE, SIZE), -1) + jnp.diag(jnp.exp(normal(4, SIZE)))
+    )
 
 
 def moments(q) -> tuple[np.ndarray, np.ndarray]:
-    scale = np.diag(np.exp(q.log_scale)) if isinstance(q, Normal) else np.asarray(q.scale_tril)
+    scale = np.diag(np.exp(q.log_scale)) if isinstance(q, NormalPosterior) else np.asarray(q.scale_tril)
     return np.asarray(q.loc), scale @ scale.T
 
 
@@ -66,7 +68,7 @@ def test_expect_quadratic(q, f, key):
 
 
 def test_under_vmap(key, x64):
-    qs = [Normal(normal(i, SIZE), normal(i + 9, SIZE)) for i in range(3)]
+    qs = [NormalPosterior(normal(i, SIZE), normal(i + 9, SIZE)) for i in range(3)]
     stacked = jax.tree.map(lambda *a: jnp.stack(a), *qs)
 
     def f(q):
@@ -93,17 +95,17 @@ def test_dtype_and_accuracy_of_float32(make, x64, key):
 
 
 def test_gradients_of_both_agree(x64):
-    """A MultivariateNormal with a diagonal factor is a Normal."""
+    """A MultivariateNormalPosterior with a diagonal factor is a NormalPosterior."""
 
     def scalars(q):
         return jnp.stack([q.entropy(), q.log_prob(jnp.ones(SIZE)), q.expect_quadratic(QUADRATICS["form"])])
 
     def as_full(loc, log_scale):
-        return scalars(MultivariateNormal(loc, jnp.diag(jnp.exp(log_scale))))
+        return scalars(MultivariateNormalPosterior(loc, jnp.diag(jnp.exp(log_scale))))
 
     arguments = normal(6, SIZE), normal(7, SIZE)
     ours = jax.jit(jax.jacrev(as_full, (0, 1)))(*arguments)
-    theirs = jax.jit(jax.jacrev(lambda *a: scalars(Normal(*a)), (0, 1)))(*arguments)
+    theirs = jax.jit(jax.jacrev(lambda *a: scalars(NormalPosterior(*a)), (0, 1)))(*arguments)
     for a, b in zip(ours, theirs, strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-12, atol=1e-12)
 
@@ -115,6 +117,6 @@ def test_kl_equals_the_closed_form(x64):
     expected = 0.5 * (
         np.trace(inverse @ s) + (n - m) @ inverse @ (n - m) - SIZE + np.log(np.linalg.det(t) / np.linalg.det(s))
     )
-    as_full = MultivariateNormal(q.loc, jnp.diag(jnp.exp(q.log_scale)))
+    as_full = MultivariateNormalPosterior(q.loc, jnp.diag(jnp.exp(q.log_scale)))
     seen = jax.jit(lambda: (elbo.kl(q, p), elbo.kl(as_full, p), elbo.kl(p, p)))()
     np.testing.assert_allclose(seen, (expected, expected, 0), rtol=1e-11, atol=1e-13)

@@ -5,8 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from elbo import LOG_ZERO, Alignment, Chain, SemiMarkov, Tree
+from elbo import LOG_ZERO
 from elbo.numerics import IMPOSSIBLE
+from elbo.posteriors import AlignmentPosterior, ChainPosterior, SemiMarkovPosterior, TreePosterior
 
 from .alignments import enumerated as listed_alignments
 from .chains import enumerated as listed_chains
@@ -20,7 +21,7 @@ from .trees import random_tree
 def chains(homogeneous):
     q = random_chain(5, 4, 2, homogeneous=homogeneous, length=3)
     on = lambda a: a if homogeneous else a + jnp.zeros((3, 1, 1))
-    make = lambda initial=q.initial, transition=q.transition, states=q.states, length=3: Chain(
+    make = lambda initial=q.initial, transition=q.transition, states=q.states, length=3: ChainPosterior(
         initial, transition, states, jnp.array(length, jnp.int32)
     )
     # from the first state on, one stays there; the last frame asks for the other
@@ -38,7 +39,7 @@ def chains(homogeneous):
 def segmentations(by_frame):
     q = random_semi_markov(5, 4, 2, 2, by_frame=by_frame, length=3)
     make = lambda initial=q.initial, transitions=q.transitions, durations=q.durations, states=q.states, length=3: (
-        SemiMarkov(initial, transitions, durations, states, jnp.array(length, jnp.int32))
+        SemiMarkovPosterior(initial, transitions, durations, states, jnp.array(length, jnp.int32))
     )
     impossible = [
         make(initial=jnp.full(2, -jnp.inf)),
@@ -52,7 +53,7 @@ def segmentations(by_frame):
 
 def trees():
     q = random_tree(3, 4, 2, 2, length=3, single=True)
-    make = lambda root=q.root, rules=q.rules, tags=q.tags, length=3: Tree(
+    make = lambda root=q.root, rules=q.rules, tags=q.tags, length=3: TreePosterior(
         root, rules, tags, jnp.array(length, jnp.int32)
     )
     impossible = [
@@ -70,7 +71,7 @@ def alignments():
     states = np.random.default_rng(0).normal(size=(4, 5))
     states[3:] = np.nan
     states = jnp.asarray(states)
-    make = lambda states=states, repeats=(False, False), length=3, count=2: Alignment(
+    make = lambda states=states, repeats=(False, False), length=3, count=2: AlignmentPosterior(
         states, jnp.array(repeats), jnp.array(length, jnp.int32), jnp.array(count, jnp.int32)
     )
     q = make()
@@ -114,9 +115,9 @@ def values(q, z, key):
         "gradients": gradients,
         "slopes": parts(slopes),
     }
-    if isinstance(q, Chain):
+    if isinstance(q, ChainPosterior):
         found["probabilities"] += [q.relaxed(key, 0.5), jnp.exp(q.filtered()[2])]
-    if isinstance(q, Tree):
+    if isinstance(q, TreePosterior):
         found["probabilities"] += [q.spans()]
         found["lists"] += [q.consensus()]
     return found
@@ -170,7 +171,7 @@ def test_lengths_of_narrow_integers(name):
 def test_states_of_narrow_integers():
     """256 states of a uint8: the padding, −1, is not the last of them."""
     states, count = jnp.zeros((3, 256)), jnp.array(2)
-    q = Chain(states[0], jnp.zeros((256, 256)), states, count)
+    q = ChainPosterior(states[0], jnp.zeros((256, 256)), states, count)
     assert not q.path(jnp.array([1, 2, 3], jnp.uint8)).states[2].any()
-    q = Alignment(jnp.zeros((3, 257)), jnp.zeros(128, bool), count, jnp.array(128))
+    q = AlignmentPosterior(jnp.zeros((3, 257)), jnp.zeros(128, bool), count, jnp.array(128))
     assert not q.path(jnp.array([1, 2, 3], jnp.uint8))[2].any()

@@ -7,7 +7,7 @@ import pytest
 
 import elbo
 from elbo import Automatic, Reparameterized, StructureError
-from elbo.estimators import expect_with_entropy
+from elbo._estimators import expect_with_entropy
 
 from .problems import normal
 
@@ -15,11 +15,11 @@ pytestmark = pytest.mark.usefixtures("x64")
 
 
 def states(weights, x):
-    return elbo.Categorical(weights @ x)
+    return elbo.CategoricalPosterior(weights @ x)
 
 
 def gaussian_outer():
-    return elbo.Nested(elbo.Normal(normal(0, 2), -0.3 * jnp.ones(2)), normal(1, 3, 2), states)
+    return elbo.Nested(elbo.NormalPosterior(normal(0, 2), -0.3 * jnp.ones(2)), normal(1, 3, 2), states)
 
 
 def f(z):
@@ -73,7 +73,7 @@ def test_expectation_and_entropy_are_those_of_the_joint_distribution(key):
 def test_a_discrete_outer_posterior_is_enumerated():
     """Both latents discrete: the sum over the joint table, without a key."""
     logits, table = normal(2, 2), normal(3, 3, 2)
-    q = elbo.Nested(elbo.Categorical(logits), table, states)
+    q = elbo.Nested(elbo.CategoricalPosterior(logits), table, states)
     coefficients = normal(4, 2, 3)
     (value,), entropy = expect_with_entropy(lambda z: (z[0] @ coefficients @ z[1],), q, Automatic(), None)
     joint = jax.nn.softmax(logits)[:, None] * jax.nn.softmax(table.T, axis=-1)
@@ -83,8 +83,8 @@ def test_a_discrete_outer_posterior_is_enumerated():
 
 def test_a_gaussian_in_a_gaussian_is_exact():
     """−s² under s | x ~ N(x, 1), x ~ N(2, 1): −(4 + 1 + 1), without a key."""
-    unit = elbo.Normal(jnp.full(1, 2.0), jnp.zeros(1))
-    q = elbo.Nested(unit, jnp.zeros(1), lambda log_scale, x: elbo.Normal(x, log_scale))
+    unit = elbo.NormalPosterior(jnp.full(1, 2.0), jnp.zeros(1))
+    q = elbo.Nested(unit, jnp.zeros(1), lambda log_scale, x: elbo.NormalPosterior(x, log_scale))
     (value,), entropy = expect_with_entropy(lambda z: (-jnp.sum(z[1] ** 2),), q, Automatic(), None)
     np.testing.assert_allclose([value, entropy], [-6, np.log(2 * np.pi * np.e)], rtol=1e-12)
 
@@ -93,9 +93,9 @@ def test_nesting_twice(key):
     """(x, (s, r)) and ((x, s), r) are the same distribution; here of discrete x, s, r, exactly."""
     a, b, c = normal(5, 2), normal(6, 2, 2), normal(7, 2, 2)
     right = elbo.Nested(
-        elbo.Categorical(a), (b, c), lambda w, x: elbo.Nested(states(w[0], x), w[1], lambda w, s: states(w, s))
+        elbo.CategoricalPosterior(a), (b, c), lambda w, x: elbo.Nested(states(w[0], x), w[1], lambda w, s: states(w, s))
     )
-    left = elbo.Nested(elbo.Nested(elbo.Categorical(a), b, states), c, lambda w, z: states(w, z[1]))
+    left = elbo.Nested(elbo.Nested(elbo.CategoricalPosterior(a), b, states), c, lambda w, z: states(w, z[1]))
     g = lambda x, s, r: (jnp.sum(x * s * r), jnp.sum(x * r))
     first = expect_with_entropy(lambda z: g(z[0], *z[1]), right, Automatic(), key)
     p = np.einsum("i,ji,kj->ijk", jax.nn.softmax(a), jax.nn.softmax(b, axis=0), jax.nn.softmax(c, axis=0))
@@ -121,21 +121,21 @@ def test_samples_and_log_prob_agree_with_the_entropy(key):
 def test_elbo_through_jit_vmap_and_batches_is_the_same(key):
     ys, psi = normal(8, 5, 2), normal(9, 3, 2)
     log_joint = lambda theta, z, y: (-jnp.sum(jnp.cos(z[0] - y)), z[1] @ (theta @ z[0]))
-    model = elbo.Model(log_joint, lambda psi, y: elbo.Nested(elbo.Normal(y, 0 * y), psi, states))
+    model = elbo.Model(log_joint, lambda psi, y: elbo.Nested(elbo.NormalPosterior(y, 0 * y), psi, states))
     got = elbo.elbo(model)(elbo.Params.tied(psi), ys, key)
     chunks = elbo.elbo(model, batch_size=2)(elbo.Params.tied(psi), ys, key)
     np.testing.assert_allclose(got, chunks, rtol=1e-12)
     # the states' posterior is exact here: their part is ln Σ_s
     for y, k, value in zip(ys, jax.random.split(key, 5), got, strict=True):
         x = y + jax.random.normal(jax.random.split(k)[0], (2,))
-        expected = -jnp.sum(jnp.cos(x - y)) + jax.nn.logsumexp(psi @ x) + elbo.Normal(y, 0 * y).entropy()
+        expected = -jnp.sum(jnp.cos(x - y)) + jax.nn.logsumexp(psi @ x) + elbo.NormalPosterior(y, 0 * y).entropy()
         np.testing.assert_allclose(value, expected, rtol=1e-10)
     copies = jax.vmap(lambda p: elbo.elbo(model)(elbo.Params.tied(p), ys, key))(jnp.stack([psi, 2 * psi]))
     np.testing.assert_allclose(copies[0], got, rtol=1e-12)
 
 
 def test_what_cannot_be_is_said(key):
-    chain = elbo.Chain(jnp.zeros(2), jnp.zeros((2, 2)), jnp.zeros((3, 2)), jnp.array(3))
+    chain = elbo.posteriors.ChainPosterior(jnp.zeros(2), jnp.zeros((2, 2)), jnp.zeros((3, 2)), jnp.array(3))
     q = elbo.Nested(chain, normal(1, 3, 2), lambda w, path: states(w, path.initial))
     term = lambda z: (jnp.exp(z[0].initial[0]) + z[1][0],)
     with pytest.raises(StructureError, match="no estimator fits a Chain"):
@@ -148,7 +148,7 @@ def test_what_cannot_be_is_said(key):
         gaussian_outer().mean()
     with pytest.raises(StructureError, match=r"entropy\(\): a Nested posterior"):
         gaussian_outer().entropy()
-    inner = elbo.Nested(elbo.Normal(jnp.zeros(2), jnp.zeros(2)), chain, lambda c, x: c)
+    inner = elbo.Nested(elbo.NormalPosterior(jnp.zeros(2), jnp.zeros(2)), chain, lambda c, x: c)
     with pytest.raises(StructureError, match="no estimator fits a Chain"):  # not affine in the path
         expect_with_entropy(lambda z: (jnp.sum(z[1].states) ** 2,), inner, Automatic(), key)
 
@@ -164,7 +164,7 @@ def test_check_model_tests_the_parts(key):
     ys = normal(2, 4, 2)
     model = elbo.Model(
         lambda theta, z, y: (-jnp.sum((y - z[0]) ** 2 + z[0] ** 2), z[1] @ (theta @ z[0])),
-        lambda psi, y: elbo.Nested(elbo.Normal(psi * y, jnp.zeros(2)), normal(1, 3, 2), states),
+        lambda psi, y: elbo.Nested(elbo.NormalPosterior(psi * y, jnp.zeros(2)), normal(1, 3, 2), states),
     )
     params = elbo.Params(normal(3, 3, 2), jnp.array(0.4))
     report = elbo.check_model(model, params, ys, key=key)
@@ -175,6 +175,8 @@ def test_check_model_tests_the_parts(key):
             return super().log_prob(z) + 1
 
     jax.tree_util.register_dataclass(Wrong, data_fields=["outer", "inner"], meta_fields=["conditional"])
-    wrong = model._replace(encoder=lambda psi, y: Wrong(elbo.Normal(psi * y, jnp.zeros(2)), normal(1, 3, 2), states))
+    wrong = model._replace(
+        encoder=lambda psi, y: Wrong(elbo.NormalPosterior(psi * y, jnp.zeros(2)), normal(1, 3, 2), states)
+    )
     broken = [c for c in elbo.check_model(wrong, params, ys, key=key).checks if not c.ok]
     assert [c.name for c in broken] == ["posterior"] and "averages -1" in broken[0].message

@@ -116,7 +116,7 @@ def test_samples_are_unbiased(x64, key):
 def test_a_tuple_takes_each_term_by_itself(x64, key):
     """Together with the entropy the prior's term is −KL in closed form; only the decoder's term is sampled."""
     model, params, ys = amortised()
-    prior = elbo.Normal(jnp.zeros(2), jnp.zeros(2))
+    prior = elbo.NormalPosterior(jnp.zeros(2), jnp.zeros(2))
 
     def by_hand(y, key):
         q = model.encoder(params.psi, y)
@@ -154,15 +154,15 @@ def test_impossible_and_nan_data():
 
 
 def test_an_infinite_density_is_not_called_impossible():
-    model = elbo.Model(lambda theta, z, y: theta * y, lambda psi, y: elbo.Categorical(psi))
+    model = elbo.Model(lambda theta, z, y: theta * y, lambda psi, y: elbo.CategoricalPosterior(psi))
     values = elbo.elbo(model)(Params(jnp.array(jnp.inf), jnp.zeros(1)), jnp.array([1.0, -1.0]))
     assert values.tolist() == [np.inf, -np.inf]
 
 
-@pytest.mark.parametrize("estimator", [elbo.Exact(), elbo.Enumerated(), None])
+@pytest.mark.parametrize("estimator", [elbo.ClosedForm(), elbo.Enumerated(), None])
 def test_zero_times_minus_infinity(estimator):
     """A component of weight 0: with safe_log it contributes nothing; ln 0 = −∞ is never a wrong number."""
-    safe = elbo.Model(lambda theta, z, y: z @ elbo.safe_log(theta * y), lambda psi, y: elbo.Categorical(psi))
+    safe = elbo.Model(lambda theta, z, y: z @ elbo.safe_log(theta * y), lambda psi, y: elbo.CategoricalPosterior(psi))
     psi = jnp.array([0.0, -jnp.inf])
     value, slope = jax.value_and_grad(lambda t: elbo.elbo(safe, estimator=estimator)(Params(t, psi), jnp.ones(1))[0])(
         jnp.array([0.5, 0.0])
@@ -180,7 +180,7 @@ def test_errors(key):
     with pytest.raises(ValueError, match=r"key: got None.*pass key=jax\.random\.key"):
         elbo.elbo(model)(params, ys)
     with pytest.raises(elbo.StructureError, match=r"neither affine nor quadratic.*Reparameterized\(samples\)"):
-        elbo.elbo(model, estimator=elbo.Exact())(params, ys)
+        elbo.elbo(model, estimator=elbo.ClosedForm())(params, ys)
     with pytest.raises(elbo.StructureError, match="not differentiable in its parameters"):
         elbo.elbo(p.model, estimator=elbo.Reparameterized())(p.params, p.ys, key)
     with pytest.raises(TypeError, match=r"params: got tuple, expected elbo\.Params"):
@@ -235,7 +235,7 @@ def test_evidence_of_bits_that_cannot_be_zero():
 def test_a_posterior_given_to_decompose(x64):
     """A factorised Gaussian encoder against the exact posterior of the same log_joint."""
     p = problems.linear_gaussian()
-    encoder = lambda psi, y: elbo.Normal(psi @ y, -jnp.ones(2))
+    encoder = lambda psi, y: elbo.NormalPosterior(psi @ y, -jnp.ones(2))
     params = Params(p.params.theta, problems.normal(40, 2, 5))
     d = elbo.decompose(elbo.Model(p.model.log_joint, encoder), posterior=p.model.encoder)(params, p.ys)
     np.testing.assert_allclose(d.elbo, p.log_evidence - d.kl, rtol=1e-10)
@@ -250,7 +250,7 @@ def test_an_impossible_datum_is_decomposed_as_such():
 
 
 def test_an_indicator_that_is_almost_one_hot_does_not_make_the_impossible_possible():
-    model = elbo.Model(lambda theta, z, y: z @ elbo.safe_log(y), lambda psi, y: elbo.Categorical(psi))
+    model = elbo.Model(lambda theta, z, y: z @ elbo.safe_log(y), lambda psi, y: elbo.CategoricalPosterior(psi))
     psi = jnp.log(jnp.array([0.99, 0.01]))
     assert elbo.elbo(model)(Params((), psi), jnp.array([[1.0, 0.0]])).tolist() == [-np.inf]
 

@@ -13,9 +13,9 @@ import jaxlib
 import pytest
 
 import elbo
+from elbo._platform import WRONG_NUMBERS, warn_if_unsound
 from elbo.models import mixture
 from elbo.models.families import Categorical, MultivariateNormal
-from elbo.platform import WRONG_NUMBERS, warn_if_unsound
 
 from . import problems
 
@@ -64,7 +64,7 @@ value = elbo.elbo(p.model)
 check(jax.jit(lambda ys: (value(p.params, ys), jax.grad(lambda params: value(params, ys).sum())(p.params))), p.ys)
 gaussian = problems.linear_gaussian()
 check(lambda ys: (elbo.evidence(gaussian.model)(gaussian.params, ys),), gaussian.ys)
-for q in (elbo.Normal(jnp.ones(2), jnp.zeros(2)), elbo.MultivariateNormal(jnp.ones(2), jnp.eye(2))):  # of no y
+for q in (elbo.NormalPosterior(jnp.ones(2), jnp.zeros(2)), elbo.MultivariateNormalPosterior(jnp.ones(2), jnp.eye(2))):
     model = elbo.Model(gaussian.model.log_joint, lambda psi, y: q)
     check(lambda ys: (elbo.elbo(model)(gaussian.params, ys),), gaussian.ys)
 model, params, ys = problems.amortised()

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from jax import lax
 
-from elbo.polynomial import degree, dependence, separable
+from elbo._polynomial import degree, dependence, separable
 
 W = jnp.array([0.5, -1.0, 2.0])
 A = jnp.eye(3) + 0.1

@@ -70,7 +70,7 @@ def measured():
 
         def slope(f):
             def value(theta, numbers, *rest):
-                return f((theta, elbo.Chain(*numbers, q.length)), *rest)
+                return f((theta, elbo.posteriors.ChainPosterior(*numbers, q.length)), *rest)
 
             def flat(*args):
                 v, g = jax.value_and_grad(value, argnums=(0, 1))(*args)
@@ -131,7 +131,7 @@ def test_a_cold_relaxed_path_is_the_sample_of_the_same_key(x64, key):
     warm = q.relaxed(key, 1.0)
     np.testing.assert_allclose(warm.states.sum(1), [1, 1, 1, 1, 0, 0], rtol=1e-12)
     np.testing.assert_allclose(warm.transitions.sum(), 3, rtol=1e-12)
-    short = elbo.Chain(q.initial, q.transition[:3], q.states[:4], q.length)
+    short = elbo.posteriors.ChainPosterior(q.initial, q.transition[:3], q.states[:4], q.length)
     np.testing.assert_allclose(short.relaxed(key, 1.0).states, warm.states[:4], rtol=1e-12)
     np.testing.assert_array_equal(warm.transitions[3:], 0)
 
@@ -144,8 +144,8 @@ def test_relaxed_paths_avoid_what_is_impossible_with_finite_gradients(key):
     @jax.jit
     @partial(jax.grad, has_aux=True)
     def slope(numbers, temperature):
-        path = elbo.Chain(*numbers, jnp.array(5)).relaxed(key, temperature)
-        Relaxed(temperature)(jnp.sum, elbo.Categorical(numbers[0]), key)
+        path = elbo.posteriors.ChainPosterior(*numbers, jnp.array(5)).relaxed(key, temperature)
+        Relaxed(temperature)(jnp.sum, elbo.CategoricalPosterior(numbers[0]), key)
         return jnp.sum(jnp.sin(path.states @ jnp.arange(3.0))) + path.transitions[1, 1] ** 2, path
 
     for temperature in (0.01, 1.0):
@@ -155,7 +155,7 @@ def test_relaxed_paths_avoid_what_is_impossible_with_finite_gradients(key):
 
 
 def test_straight_through_is_the_hard_sample_to_the_last_bit(key):
-    group = elbo.Categorical(normal(0, 4, 3).astype(jnp.float32))
+    group = elbo.CategoricalPosterior(normal(0, 4, 3).astype(jnp.float32))
     seen = []
     Relaxed(0.7, straight_through=True)(lambda z: (seen.append(z), jnp.sum(z**2))[1], group, key)
     f = lambda z: jnp.sum(jnp.exp(z) * jnp.arange(12.0).reshape(4, 3))
@@ -172,7 +172,7 @@ def test_groups_of_categoricals(x64, key):
     truth = jax.grad(lambda a: jnp.sum(jnp.outer(*jax.nn.softmax(a)) * jnp.square(table + 1)))(logits)
 
     def slopes(estimator):
-        one = jax.grad(lambda a, k: estimator(f, elbo.Categorical(a), k))
+        one = jax.grad(lambda a, k: estimator(f, elbo.CategoricalPosterior(a), k))
         return jax.jit(jax.vmap(one, (None, 0)))(logits, jax.random.split(key, 4000))
 
     for estimator, slack in ((ScoreFunction(2), 0), (Relaxed(0.1, samples=2), 0.05)):
@@ -184,13 +184,13 @@ def test_automatic_takes_the_other_one_only_where_it_must(key):
     chain = random_chain(0, 3, 2)
     terms = lambda z: (jnp.sum(z.states[:, 1]), jnp.sum(z.states[:, 1]) ** 2)
     other = ScoreFunction(4)
-    affine, square = elbo.estimators.expect_terms(terms, chain, Automatic(other), key)
+    affine, square = elbo._estimators.expect_terms(terms, chain, Automatic(other), key)
     assert affine == chain.mean().states[:, 1].sum() and square == other(lambda z: terms(z)[1], chain, key)
-    assert Automatic(other).choose(jnp.sum, elbo.Categorical(jnp.zeros(2))) == elbo.Exact()
+    assert Automatic(other).choose(jnp.sum, elbo.CategoricalPosterior(jnp.zeros(2))) == elbo.ClosedForm()
 
 
 def test_a_constant_signal_gives_no_gradient_with_a_baseline(key):
-    q = elbo.Categorical(jnp.arange(3.0))
+    q = elbo.CategoricalPosterior(jnp.arange(3.0))
     f = lambda q: ScoreFunction(2)(lambda z: {"a": 1e4 * jnp.sum(z)}, q, key)["a"]
     value, slope = jax.value_and_grad(f)(q)
     assert value == 1e4 and (slope.logits == 0).all()
@@ -200,13 +200,13 @@ def test_a_constant_signal_gives_no_gradient_with_a_baseline(key):
 def test_arrays_are_estimated_entry_by_entry(estimator, key):
     """As statistics are, which come with a value."""
     f = lambda q, pick: estimator(lambda z: pick(jnp.exp(z)), q, key)
-    q = elbo.Categorical(jnp.arange(3.0))
+    q = elbo.CategoricalPosterior(jnp.arange(3.0))
     whole = jax.jacobian(lambda q: f(q, lambda a: {"a": a}))(q)["a"].logits
     np.testing.assert_allclose(whole[1], jax.grad(lambda q: f(q, lambda a: a[1]))(q).logits, rtol=1e-6)
 
 
 def test_the_temperature_may_fall_while_one_trains(key):
-    q, f = elbo.Categorical(jnp.arange(3.0)), lambda z: jnp.sum(z**2)
+    q, f = elbo.CategoricalPosterior(jnp.arange(3.0)), lambda z: jnp.sum(z**2)
     values = jax.vmap(lambda t: Relaxed(t)(f, q, key))(jnp.array([0.5, 2.0, 0.0, -1.0]))  # traced
     np.testing.assert_allclose(values[:2], [Relaxed(0.5)(f, q, key), Relaxed(2.0)(f, q, key)], rtol=1e-6)
     assert np.isnan(values[2:]).all()
@@ -218,7 +218,7 @@ def test_errors(key):
     with pytest.raises(StructureError, match=r"no estimator fits a Chain.*ScoreFunction\(samples\).*Relaxed\(temp"):
         Automatic()(square, chain, key)
     with pytest.raises(StructureError, match=r"Relaxed\(\) needs a posterior with relaxed.*got Normal.*Reparameter"):
-        Relaxed()(square, elbo.Normal(jnp.zeros(1), jnp.zeros(1)), key)
+        Relaxed()(square, elbo.NormalPosterior(jnp.zeros(1), jnp.zeros(1)), key)
     for estimator in (ScoreFunction(), Relaxed()):
         with pytest.raises(ValueError, match=rf"key: got None, but {type(estimator).__name__}\(\) draws samples"):
             estimator(square, chain, None)

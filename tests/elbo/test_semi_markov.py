@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 import elbo
-from elbo import LOG_ZERO, Chain, Padded, Segmentation, SemiMarkov, StructureError, optim
+from elbo import LOG_ZERO, Padded, StructureError, optim
 from elbo.models.families import Categorical, Normal
+from elbo.posteriors import ChainPosterior, Segmentation, SemiMarkovPosterior
 
 from .segmentations import enumerated, log_partition, random_semi_markov, stack
 
@@ -85,7 +86,9 @@ def test_the_second_derivative_is_the_covariance(x64, by_frame):
 
     def log_z(vector):
         parts = jnp.split(vector, np.cumsum(sizes)[:-1])
-        return SemiMarkov(*(p.reshape(a.shape[1:]) for p, a in zip(parts, z, strict=True)), q.length).log_partition()
+        return SemiMarkovPosterior(
+            *(p.reshape(a.shape[1:]) for p, a in zip(parts, z, strict=True)), q.length
+        ).log_partition()
 
     vector = jnp.concatenate([a.ravel() for a in (q.initial, q.transitions, q.durations, q.states)])
     np.testing.assert_allclose(jax.jit(jax.hessian(log_z))(vector), covariance, atol=1e-12)
@@ -95,8 +98,10 @@ def test_the_second_derivative_is_the_covariance(x64, by_frame):
 def test_long_sequences_in_float32(spread):
     """Against a pass over whole segments in float64; potentials far apart, forbidden durations and transitions."""
     q = random_semi_markov(1, 300, 3, 12, spread=spread)
-    q = SemiMarkov(*(jnp.asarray(a, jnp.float32) for a in (q.initial, q.transitions, q.durations, q.states)), q.length)
-    some = SemiMarkov(
+    q = SemiMarkovPosterior(
+        *(jnp.asarray(a, jnp.float32) for a in (q.initial, q.transitions, q.durations, q.states)), q.length
+    )
+    some = SemiMarkovPosterior(
         *(q.initial, q.transitions.at[jnp.arange(3), jnp.arange(3)].set(-jnp.inf)),
         *(q.durations.at[:, :3].set(-jnp.inf).at[1, 6:].set(LOG_ZERO), q.states, q.length),
     )
@@ -117,7 +122,7 @@ def test_a_segment_that_cannot_end_in_time_takes_no_digits():
 
     def seen(cost):
         states = jnp.zeros((40, 2)).at[:, 0].set(-cost)
-        q = SemiMarkov(jnp.zeros(2), jnp.zeros((2, 2)), durations, states, jnp.array(40))
+        q = SemiMarkovPosterior(jnp.zeros(2), jnp.zeros((2, 2)), durations, states, jnp.array(40))
         return q.log_partition(), q.mean().durations[0, :3], q.entropy()
 
     (_, right, _), (log_z, counts, entropy) = seen(0.0), seen(1e4)
@@ -128,7 +133,7 @@ def test_a_segment_that_cannot_end_in_time_takes_no_digits():
 
 def test_padding_changes_nothing(x64, key):
     short, long = (random_semi_markov(2, n, STATES, LONGEST, length=5) for n in (5, 9))
-    long = SemiMarkov(
+    long = SemiMarkovPosterior(
         *(short.initial, short.transitions, short.durations), long.states.at[:5].set(short.states), short.length
     )
     assert float(short.log_partition()) == pytest.approx(float(long.log_partition()), rel=1e-14)
@@ -144,10 +149,12 @@ def test_geometric_durations_are_a_markov_chain(x64):
     frames, stay = 6, np.log(np.array([0.3, 0.8]))
     initial, emissions = rng.normal(size=2), rng.normal(size=(frames, 2))
     leave = rng.normal(size=(2, 2)) + np.where(np.eye(2), -np.inf, 0)
-    q = SemiMarkov(
+    q = SemiMarkovPosterior(
         *(jnp.asarray(a) for a in (initial, leave, stay[:, None] * np.arange(frames), emissions)), jnp.array(6)
     )
-    chain = Chain(*(jnp.asarray(a) for a in (initial, np.where(np.eye(2), stay, leave), emissions)), jnp.array(6))
+    chain = ChainPosterior(
+        *(jnp.asarray(a) for a in (initial, np.where(np.eye(2), stay, leave), emissions)), jnp.array(6)
+    )
     np.testing.assert_allclose(q.log_partition(), chain.log_partition(), rtol=1e-13)
     np.testing.assert_allclose(q.mean().states, chain.mean().states, atol=1e-13)
     assert q.best()[0].states.tolist() == chain.best()[0].tolist()
@@ -157,7 +164,7 @@ def model(states, longest):
     """A hidden semi-Markov model: a law of durations for each state, and normal frames."""
 
     def log_joint(theta, z, y):
-        emission = jax.vmap(theta["frames"].log_prob)(elbo.padded(y).clean().values)
+        emission = jax.vmap(theta["frames"].log_prob)(elbo.as_padded(y).clean().values)
         each = jax.vmap(lambda row, counts: row.log_prob(counts))
         rows = jnp.sum(each(theta["next"], z.transitions)) + jnp.sum(each(theta["durations"], z.durations))
         return theta["initial"].log_prob(z.initial) + rows + jnp.sum(z.states * emission)
@@ -202,9 +209,9 @@ def test_em_finds_how_long_states_last(x64, key):
 def test_errors_say_what_is_expected():
     q = random_semi_markov(0, 4, 2, 3)
     with pytest.raises(ValueError, match=r"initial, transitions, durations, states: got shapes .* expected \[K\]"):
-        SemiMarkov(q.initial, q.transitions, q.durations.T, q.states, q.length).log_partition()
+        SemiMarkovPosterior(q.initial, q.transitions, q.durations.T, q.states, q.length).log_partition()
     with pytest.raises(ValueError, match="length: got 5, expected 1 to 4"):
-        SemiMarkov(q.initial, q.transitions, q.durations, q.states, jnp.array(5)).log_partition()
+        SemiMarkovPosterior(q.initial, q.transitions, q.durations, q.states, jnp.array(5)).log_partition()
     with pytest.raises(ValueError, match=r"states: got int32\[3\], expected integers \[4\]"):
         q.path(Segmentation(jnp.zeros(3, jnp.int32), jnp.zeros(3, jnp.int32)))
     with pytest.raises(ValueError, match="longest: got 0"):

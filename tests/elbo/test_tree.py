@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 
 import elbo
 from benchmarks.peers import reference_tree
-from elbo import LOG_ZERO, Padded, StructureError, Tree
+from elbo import LOG_ZERO, Padded, StructureError
 from elbo.numerics import IMPOSSIBLE
+from elbo.posteriors import TreePosterior
 from elbo.posteriors.tree import charts as tree_chart
 from elbo.posteriors.tree import log_space as tree_log
 from elbo.posteriors.tree import outside as tree_outside
@@ -70,18 +71,18 @@ def impossible(q):
     # every rule has a preterminal, so that only two words have a parse
     pairs = q.rules.at[:, :2].set(LOG_ZERO).at[:, :, :2].set(LOG_ZERO)
     return [
-        Tree(none, q.rules, q.tags, q.length),
-        Tree(q.root, pairs, q.tags, q.length),
-        Tree(q.root, q.rules, q.tags.at[2].set(-jnp.inf), q.length),
+        TreePosterior(none, q.rules, q.tags, q.length),
+        TreePosterior(q.root, pairs, q.tags, q.length),
+        TreePosterior(q.root, q.rules, q.tags.at[2].set(-jnp.inf), q.length),
     ]
 
 
 def bad(q):
     """Potentials that are no numbers, and lengths out of range that only a run can see."""
     return [
-        Tree(q.root, q.rules, q.tags.at[1, 1].set(jnp.nan), q.length),
-        Tree(q.root, q.rules.at[1, 2, 0].set(jnp.nan), q.tags, q.length),
-        *(Tree(q.root, q.rules, q.tags, jnp.array(n, jnp.int32)) for n in (0, 5)),
+        TreePosterior(q.root, q.rules, q.tags.at[1, 1].set(jnp.nan), q.length),
+        TreePosterior(q.root, q.rules.at[1, 2, 0].set(jnp.nan), q.tags, q.length),
+        *(TreePosterior(q.root, q.rules, q.tags, jnp.array(n, jnp.int32)) for n in (0, 5)),
     ]
 
 
@@ -152,7 +153,7 @@ def test_counts_of_one_symbol_are_catalan_numbers():
     """n words and one nonterminal, all weights 1: C(n-1) binary trees."""
     root, rules, tags = jnp.zeros(1), jnp.zeros((1, 2, 2)), jnp.zeros((15, 1))
     lengths = jnp.arange(2, 16)
-    seen = jax.jit(jax.vmap(lambda n: Tree(root, rules, tags, n).prepared().smoothed))(lengths)
+    seen = jax.jit(jax.vmap(lambda n: TreePosterior(root, rules, tags, n).prepared().smoothed))(lengths)
     n = np.arange(2, 16) - 1
     expected = [math.log(math.comb(2 * k, k) // (k + 1)) for k in n.tolist()]
     np.testing.assert_allclose(seen[0], expected, rtol=3e-6, atol=1e-6)
@@ -182,9 +183,9 @@ def loss(q):
 def test_padding_changes_no_draw(x64, key):
     """Nor anything else, for which see the enumeration."""
     long = random_tree(2, 8, 2, 2, length=5)
-    short = Tree(long.root, long.rules, long.tags[:5], long.length)
+    short = TreePosterior(long.root, long.rules, long.tags[:5], long.length)
 
-    draws = jax.jit(jax.vmap(Tree.sample, (None, 0)))
+    draws = jax.jit(jax.vmap(TreePosterior.sample, (None, 0)))
     keys = jax.random.split(key, 8)
     for a, b in zip(draws(long, keys), draws(short, keys), strict=True):
         if a.shape != b.shape:
@@ -208,7 +209,7 @@ def test_derivatives_of_second_order(x64):
         entropy = -jnp.sum(jnp.exp(log_p) * log_p)
         return log_z + 2 * entropy + jnp.sum(weights * mean[1] ** 2) + jnp.sum(mean[2] ** 3)
 
-    ours = lambda p: loss(Tree(*p, q.length).prepared())
+    ours = lambda p: loss(TreePosterior(*p, q.length).prepared())
     direction = jax.tree.map(lambda a: jnp.cos(jnp.arange(1.0, 1 + a.size)).reshape(a.shape), p)
     every = lambda f: lambda p: (f(p), jax.grad(f)(p), jax.jvp(f, (p,), (direction,))[1])
     # a sentence without a parse beside it, and the two ends of a central difference
@@ -238,7 +239,7 @@ def batch(kind, seed, gap, dtype, count=4):
     rng = np.random.default_rng(seed)
     trees = [kind(rng, gap) for _ in range(count)]
     arrays = (jnp.asarray(np.stack(a), dtype) for a in zip(*trees, strict=True))
-    return Tree(*arrays, jnp.full(count, SIZES[0], jnp.int32))
+    return TreePosterior(*arrays, jnp.full(count, SIZES[0], jnp.int32))
 
 
 def cut(found, right):
@@ -285,7 +286,7 @@ def test_rescaling_is_right_or_says_so(kind, seed, gap):
     dtype = jnp.float32
     q = batch(kind, seed, gap, dtype)
     flat = lambda a: jnp.where(a <= IMPOSSIBLE, LOG_ZERO, 0).astype(dtype)
-    nowhere = passes(Tree(flat(q.root), flat(q.rules), flat(q.tags), q.length))["log"][1:]
+    nowhere = passes(TreePosterior(flat(q.root), flat(q.rules), flat(q.tags), q.length))["log"][1:]
     q, seen, nowhere = jax.device_get((q, passes(q), jax.tree.map(lambda a: a == 0, nowhere)))
     eps = float(jnp.finfo(dtype).eps)
     for i in range(len(q.length)):
@@ -390,6 +391,6 @@ def test_structure():
 def test_mistakes(change, message):
     parts = dict(root=jnp.zeros(2), rules=jnp.zeros((2, 5, 5)), tags=jnp.zeros((4, 3)), length=jnp.array(4))
     with pytest.raises(ValueError, match=message):
-        Tree(**{**parts, **change}).log_partition()
+        TreePosterior(**{**parts, **change}).log_partition()
     with pytest.raises(ValueError, match="preterminals: got 0"):
         elbo.tree(1, 0)

@@ -8,9 +8,9 @@ import jax.numpy as jnp
 import pytest
 
 import elbo
-from elbo.family import with_tap
+from elbo._family import with_tap
+from elbo._tap_checks import require_taps
 from elbo.models.families import Categorical, LinearGaussian, Normal, Poisson
-from elbo.untapped import require_taps
 
 K, D = 3, 2
 THETA = {
@@ -95,7 +95,7 @@ ACCEPTED = {
     "rows in another order": lambda t, z, y: z @ part(t["rows"], jnp.array([2, 0, 1])).log_prob(z),
     "regressions by vmap": regressions,
     "logaddexp": lambda t, z, y: jnp.logaddexp(*t["count"].log_prob(y)[:2]),
-    "a chain summed out": lambda t, z, y: elbo.Chain(
+    "a chain summed out": lambda t, z, y: elbo.posteriors.ChainPosterior(
         z, jnp.zeros((K, K)), jnp.stack([t["count"].log_prob(y)] * 2), jnp.array(2)
     ).log_partition(),
     "logsumexp by hand": lambda t, z, y: by_hand(t["count"].log_prob(y)),

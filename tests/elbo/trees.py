@@ -7,12 +7,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from elbo import LOG_ZERO, Spans, Tree
+from elbo import LOG_ZERO
+from elbo.posteriors import Spans, TreePosterior
 
 SIZES = 6, 3, 2  # words, nonterminals, preterminals of the grammars that rescaling is tried on
 
 
-def random_tree(seed, frames, nonterminals, preterminals, *, length=None, spread=1.0, single=False) -> Tree:
+def random_tree(seed, frames, nonterminals, preterminals, *, length=None, spread=1.0, single=False) -> TreePosterior:
     """Potentials with NaN in the padding."""
     length = frames if length is None else length
     rng = np.random.default_rng(seed)
@@ -21,7 +22,7 @@ def random_tree(seed, frames, nonterminals, preterminals, *, length=None, spread
     rules = spread * rng.normal(size=(nonterminals, symbols, symbols))
     tags = spread * rng.normal(size=(frames, preterminals))
     tags[length:] = np.nan
-    return Tree(jnp.asarray(root), jnp.asarray(rules), jnp.asarray(tags), jnp.asarray(length, jnp.int32))
+    return TreePosterior(jnp.asarray(root), jnp.asarray(rules), jnp.asarray(tags), jnp.asarray(length, jnp.int32))
 
 
 @cache
@@ -74,7 +75,7 @@ def arrays(parse: Spans, root, rules, tags) -> tuple:
     return z
 
 
-def enumerated(q: Tree) -> dict:
+def enumerated(q: TreePosterior) -> dict:
     """Everything about a tree from the list of its parses."""
     length, size = int(q.length), len(q.rules)
     potentials = [np.asarray(a, np.float64) for a in (q.root, q.rules, q.tags)]
@@ -112,7 +113,7 @@ def padded_spans(parse: Spans, frames: int) -> Spans:
     return Spans(*(fill(a, frames - 1) for a in parse[:5]), fill(parse.tags, frames))
 
 
-def stack(trees) -> Tree:
+def stack(trees) -> TreePosterior:
     """A batch of trees of one shape."""
     return jax.tree.map(lambda *leaves: jnp.asarray(np.stack(leaves)), *trees)
 

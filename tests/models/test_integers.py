@@ -78,14 +78,14 @@ def of_alignments(cast):
 
 
 def of_chains(cast):
-    q = elbo.Chain(jnp.zeros(2), jnp.eye(2), jnp.zeros((V, 2)), cast(100))
+    q = elbo.posteriors.ChainPosterior(jnp.zeros(2), jnp.eye(2), jnp.zeros((V, 2)), cast(100))
     return q.log_partition(), q.path(cast(WORDS.ravel()[0] * np.ones(V) % 2)), q.sample(KEY).states.sum()
 
 
 def of_a_user(cast):
     """A log_joint of one's own that compares data with a number."""
     log_joint = lambda theta, z, y: z @ jnp.where(y < V, theta, elbo.LOG_ZERO)
-    model = elbo.Model(log_joint, lambda psi, y: elbo.Categorical(jnp.where(y < V, psi, elbo.LOG_ZERO)))
+    model = elbo.Model(log_joint, lambda psi, y: elbo.CategoricalPosterior(jnp.where(y < V, psi, elbo.LOG_ZERO)))
     exact = elbo.Model(log_joint, elbo.exact(log_joint, elbo.categorical(2)))
     params, ys = elbo.Params(jnp.arange(2.0), jnp.zeros(2)), cast([100, 120])
     d = elbo.decompose(model, posterior=exact.encoder)(params, ys)
@@ -112,14 +112,14 @@ def test_every_width_at_the_single_doors(dtype):
     assert family.supports(one)
     if dtype is bool:
         return
-    assert elbo.widen(one).dtype == jnp.int32 and bool(elbo.widen(one) < V)
+    assert elbo.numerics.widen(one).dtype == jnp.int32 and bool(elbo.numerics.widen(one) < V)
     sequence = elbo.Padded(jnp.zeros((V, 2)), jnp.asarray(100, dtype))
     assert bool(sequence.is_sound()) and int(sequence.mask().sum()) == 100
-    assert elbo.padded(jnp.zeros(3, dtype)).values.dtype == elbo.padded(sequence).length.dtype == jnp.int32
+    assert elbo.as_padded(jnp.zeros(3, dtype)).values.dtype == elbo.as_padded(sequence).length.dtype == jnp.int32
 
 
 def test_numbers_that_int32_cannot_hold_are_impossible():
-    assert elbo.widen(jnp.asarray(2**32 - 2, jnp.uint32)) < 0
+    assert elbo.numerics.widen(jnp.asarray(2**32 - 2, jnp.uint32)) < 0
     assert elbo.evidence(hmm.model(2))(elbo.Params(theta(), None), jnp.full((1, 2), 2**32 - 2, jnp.uint32)) == -jnp.inf
     assert not elbo.Padded(jnp.zeros(9), jnp.asarray(2**32 - 2, jnp.uint32)).is_sound()
 

@@ -136,7 +136,7 @@ def test_no_exact_expectation_is_taken_of_a_decoder_that_reads_the_path():
     with pytest.raises(elbo.StructureError, match=pattern):
         rule.update(jax.random.key(0), params, rule.init(params), ys)
     with pytest.raises(elbo.StructureError, match=r"silently wrong.*ScoreFunction"):
-        elbo.elbo(made, estimator=elbo.Exact())(params, ys)
+        elbo.elbo(made, estimator=elbo.ClosedForm())(params, ys)
     report = elbo.check_model(made, params, ys, key=jax.random.key(0))
     assert report.ok and "no estimator fits by itself: give the rules one, ScoreFunction" in str(report)
     with pytest.raises(elbo.StructureError, match=r"is not affine in z.*ScoreFunction\(\) or Relaxed"):

@@ -14,7 +14,7 @@ import elbo
 from elbo import optim
 from elbo.models import linear_gaussian_chain as chain
 from elbo.models.families import LinearGaussian, MultivariateNormal
-from elbo.models.families.estimate import estimate
+from elbo.models.families._estimate import estimate
 
 pytestmark = pytest.mark.usefixtures("x64")
 LATENT, WIDTH, FRAMES = 2, 3, 6
@@ -141,7 +141,7 @@ def test_equals_a_dense_gaussian_at_every_length_and_with_holes(missing):
 def test_smooth_is_the_posterior_and_forecasts_stand_in_the_padding():
     theta, y = parameters(), observations().values[5]
     q = jax.jit(chain.smooth)(theta, y)
-    assert isinstance(q, elbo.GaussianChain)
+    assert isinstance(q, elbo.posteriors.GaussianChainPosterior)
     np.testing.assert_allclose(q.mean(), condition(theta, np.asarray(y))[1], rtol=1e-9, atol=1e-10)
     hidden = elbo.Padded(y, jnp.array(4))
     expected = condition(theta, np.vstack([np.asarray(y)[:4], np.full((2, WIDTH), np.nan)]))[1]

@@ -7,7 +7,7 @@ import pytest
 
 from elbo import optim
 from elbo.models import factor_analysis, hmm, mixture
-from elbo.models.scales import scales
+from elbo.models._scales import scales
 
 NORMAL = np.random.default_rng(0).normal(size=201)
 NAN = np.full(201, np.nan)

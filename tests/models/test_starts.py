@@ -10,7 +10,7 @@ import pytest
 import elbo
 from elbo import optim
 from elbo.models import factor_analysis, hmm, mixture
-from elbo.models.chunks import map_rows, sum_rows
+from elbo.models._chunks import map_rows, sum_rows
 from elbo.models.families import Bernoulli, LinearGaussian, Normal, Poisson
 
 N, D = 60, 3
@@ -53,7 +53,7 @@ def fit(model, ys):
         start, model = mixture.init(key, ys, 2, covariance_type=model), mixture.model(2)
     run = optim.run(optim.em_step(model), start, ys, steps=5)
     theta = run.params.theta
-    family = next(f for f in jax.tree.leaves(theta, is_leaf=elbo.is_family) if hasattr(f, "floor"))
+    family = next(f for f in jax.tree.leaves(theta, is_leaf=elbo.extend.is_family) if hasattr(f, "floor"))
     location = family.bias if isinstance(family, LinearGaussian) else family.mean
     return start, location, family.scale(), run.history.objective, run.history.dropped
 

@@ -8,9 +8,9 @@ import pytest
 
 import elbo
 from elbo import optim
+from elbo._polynomial import degree
 from elbo.models import hmm, hmm_vae, mixture, vae
 from elbo.models.families import Bernoulli, Categorical, Normal, Poisson
-from elbo.polynomial import degree
 
 FAMILIES = {
     "bits": (Bernoulli.create(jnp.array([[0.2, 0.7], [0.6, 0.5]])), jnp.array([0.0, 1.0])),
@@ -74,12 +74,12 @@ def test_decoders_drop_what_is_not_in_the_unit_interval(key):
 @pytest.mark.parametrize("wrong", [-0.5, 1.5])
 def test_posteriors_of_bits_as_likelihoods(wrong):
     """A check is no term: the log probability of latent bits is affine all the same."""
-    f = elbo.Bernoulli(jnp.array([0.0, 3.0]))
+    f = elbo.BernoulliPosterior(jnp.array([0.0, 3.0]))
     z = jnp.array([1.0, 0.5])
-    assert elbo.is_feasible(f.log_prob(z)) and not elbo.is_feasible(f.log_prob(z.at[0].set(wrong)))
+    assert elbo.numerics.is_feasible(f.log_prob(z)) and not elbo.numerics.is_feasible(f.log_prob(z.at[0].set(wrong)))
     g = Bernoulli(jnp.array([0.0, 3.0]))
     assert degree(f.log_prob, z) == degree(g.log_prob, z) == 1
-    assert degree(Categorical(z).log_prob, z) == degree(elbo.Categorical(z).log_prob, z) == 1
+    assert degree(Categorical(z).log_prob, z) == degree(elbo.CategoricalPosterior(z).log_prob, z) == 1
 
 
 @pytest.mark.parametrize("create", [Bernoulli.create, Poisson.create, Categorical.create])
@@ -89,6 +89,6 @@ def test_probabilities_that_are_none(create):
 
 
 def test_numbers_that_overflow_together_are_finite():
-    assert bool(elbo.all_finite([jnp.array([1e38, 3e38, 3e38]), jnp.array(3)]))
+    assert bool(elbo.numerics.all_finite([jnp.array([1e38, 3e38, 3e38]), jnp.array(3)]))
     for junk in (jnp.nan, jnp.inf, -jnp.inf):
-        assert not bool(elbo.all_finite([jnp.zeros(2), jnp.array([1.0, junk])]))
+        assert not bool(elbo.numerics.all_finite([jnp.zeros(2), jnp.array([1.0, junk])]))

@@ -33,11 +33,11 @@ def half_line(theta, z, y):
 
 
 def categorical(psi, y):
-    return elbo.Categorical(psi)
+    return elbo.CategoricalPosterior(psi)
 
 
 def normal(psi, y):
-    return elbo.Normal(psi[:1] + 0.5, jnp.zeros(1))
+    return elbo.NormalPosterior(psi[:1] + 0.5, jnp.zeros(1))
 
 
 CASES = {
@@ -83,7 +83,7 @@ def test_a_q_that_overflows_is_dropped():
     """It is broken; nothing says that the model calls its draws impossible."""
     square = lambda theta, z, y: jnp.where(z[0] < 9, -(z[0] ** 2), -(z[0] ** 2)) + y
     _, _, info = step(
-        square, lambda psi, y: elbo.Normal(psi[:1], 60 * y + jnp.zeros(1)), None, jnp.zeros(3), jnp.eye(4)[0]
+        square, lambda psi, y: elbo.NormalPosterior(psi[:1], 60 * y + jnp.zeros(1)), None, jnp.zeros(3), jnp.eye(4)[0]
     )
     assert info.dropped == 1 and np.isfinite(info.elbo)
 
@@ -105,12 +105,15 @@ def test_variational_em_tells_it_too():
 
 def test_where_z_cannot_be_impossible_nothing_is_compiled():
     """A network in a Gaussian z compares and takes no logarithm of z; what it does with y does not matter."""
-    decoder = lambda theta, z, y: jnp.where(y > 0, jnp.log(y), 0) * jnp.tanh(z[0]) + elbo.on_support(z[0], y > 0)
+    decoder = lambda theta, z, y: (
+        jnp.where(y > 0, jnp.log(y), 0) * jnp.tanh(z[0]) + elbo.numerics.on_support(z[0], y > 0)
+    )
     one = jax.ShapeDtypeStruct((), jnp.float32)
     params = elbo.Params(jnp.zeros(3), jnp.zeros(3))
     asked = {
-        f.__name__: elbo.draws.may_draw_the_impossible(elbo.Model(f, normal), params, one) for f in (decoder, half_line)
+        f.__name__: elbo.extend.may_draw_the_impossible(elbo.Model(f, normal), params, one)
+        for f in (decoder, half_line)
     }
     assert asked == {"<lambda>": False, "half_line": True}
     exact = elbo.Model(linear, elbo.exact(linear, elbo.categorical(3)))
-    assert not elbo.draws.may_draw_the_impossible(exact, params, one)
+    assert not elbo.extend.may_draw_the_impossible(exact, params, one)

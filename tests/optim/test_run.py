@@ -137,7 +137,7 @@ def test_interrupting_keeps_the_last_parameters(em, monkeypatch):
 
     from elbo.optim import fit as module_function  # noqa: F401 - the module is shadowed by the function in the package
 
-    module = sys.modules["elbo.optim.fit"]
+    module = sys.modules["elbo.optim._fit"]
     real, calls = module._block, []
 
     def block(*args, **kwargs):

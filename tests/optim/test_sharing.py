@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from elbo.optim import sharing
+from elbo.optim import _common_subexpressions as sharing
 
 
 def share(f):

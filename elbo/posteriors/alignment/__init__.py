@@ -1,5 +1,5 @@
 """Alignments of frames with labels: connectionist temporal classification."""
 
-from .posterior import Alignment, alignment
+from .posterior import AlignmentPosterior, alignment
 
-__all__ = ["Alignment", "alignment"]
+__all__ = ["AlignmentPosterior", "alignment"]

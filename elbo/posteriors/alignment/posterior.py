@@ -7,8 +7,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from ..._sequence import Labelled, as_padded
 from ...numerics import IMPOSSIBLE, LOG_ZERO
-from ...sequence import Labelled, padded
 from ..derive import affine_potentials
 from ..structured.frames import gumbel, require_length, require_states
 from ..structured.log_space import settled_score
@@ -20,7 +20,7 @@ from .path import Sizes, States, clean, join, split
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
-class Alignment(StructuredPosterior):
+class AlignmentPosterior(StructuredPosterior):
     """A distribution of the ways to spread L labels over frames: P(z) ∝ exp Σ_t states[t, z_t].
 
     State 2i is the blank before label i, state 2i + 1 is label i (from 0), state 2L the last blank. A path starts in
@@ -39,7 +39,7 @@ class Alignment(StructuredPosterior):
       count: how many labels count, an int scalar in 0..L; the same.
       smoothed: (ln Z, marginals), known beforehand, or None; see `prepared`.
 
-    >>> q = Alignment(jnp.zeros((3, 3)), jnp.zeros(1, bool), jnp.array(3), jnp.array(1))
+    >>> q = AlignmentPosterior(jnp.zeros((3, 3)), jnp.zeros(1, bool), jnp.array(3), jnp.array(1))
     >>> jnp.exp(q.log_partition()).tolist(), q.entropy().tolist()  # the label takes one of 6 intervals
     (6.0, 1.7918)
     >>> q.mean().round(4).tolist()
@@ -74,7 +74,7 @@ class Alignment(StructuredPosterior):
     def path(self, states: jax.Array) -> jax.Array:
         """The indicator of states [T], integers; what they are in the padding does not matter.
 
-        >>> q = Alignment(jnp.zeros((2, 3)), jnp.zeros(1, bool), jnp.array(1), jnp.array(1))
+        >>> q = AlignmentPosterior(jnp.zeros((2, 3)), jnp.zeros(1, bool), jnp.array(1), jnp.array(1))
         >>> q.path(jnp.array([1, 5])).tolist()
         [[0.0, 1.0, 0.0], [0.0, 0.0, 0.0]]
         """
@@ -118,22 +118,22 @@ class alignment:  # noqa: N801 - reads as a function: exact(log_joint, alignment
         if self.stride < 1:
             raise ValueError(f"stride: got {self.stride}, expected a positive number of frames")
 
-    def posterior(self, log_joint: Callable[[jax.Array], jax.Array], y: Any = None) -> Alignment:
+    def posterior(self, log_joint: Callable[[jax.Array], jax.Array], y: Any = None) -> AlignmentPosterior:
         """The exact posterior: its log potentials are the gradient of log_joint. Raises unless log_joint is affine."""
         if not isinstance(y, Labelled):
             raise ValueError(
                 f"y: got {type(y).__name__}, expected elbo.Labelled(inputs, labels), each an array or an elbo.Padded"
             )
-        inputs, labels = padded(y.inputs), padded(y.labels)
+        inputs, labels = as_padded(y.inputs), as_padded(y.labels)
         frames, size = -(-inputs.frames // self.stride), labels.frames
         potentials = affine_potentials(log_joint, (frames, 2 * size + 1))
         same = labels.values[1:] == labels.values[:-1]
         repeats = jnp.concatenate([jnp.zeros(min(size, 1), bool), same])
         length = -(-jnp.asarray(inputs.length, jnp.int32) // self.stride)
-        return Alignment(potentials, repeats, length, labels.length)
+        return AlignmentPosterior(potentials, repeats, length, labels.length)
 
 
-def _check(q: Alignment) -> None:
+def _check(q: AlignmentPosterior) -> None:
     shape, dtype = jnp.shape(q.states), jnp.result_type(q.states)
     if len(shape) != 2 or shape[0] < 1 or shape[1] % 2 == 0 or not jnp.issubdtype(dtype, jnp.floating):
         raise ValueError(

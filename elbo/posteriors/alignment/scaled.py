@@ -18,8 +18,8 @@ import jax
 import jax.numpy as jnp
 from jax.lax import bitcast_convert_type
 
+from ..._types import PyTree
 from ...numerics import IMPOSSIBLE, LOG_ZERO
-from ...types import PyTree
 from ..structured.log_space import settle
 from .path import Sizes, States
 

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jax.custom_batching import custom_vmap
 from jax.lax import dynamic_index_in_dim
 
-from ...types import PyTree
+from ..._types import PyTree
 from .factors import Filtered, Scaled, floor, product
 
 # A loop with so few states runs as one piece of machine code, 10 to 20 ns a frame; a larger one calls an operation

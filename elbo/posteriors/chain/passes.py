@@ -4,7 +4,7 @@ from typing import Any
 
 import jax
 
-from ...platform import by_platform
+from ..._platform import by_platform
 from ..structured.batching import unless
 from ..structured.rules import differentiable
 from . import log_space, scaled, steps

@@ -7,8 +7,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from ..._sequence import as_padded
 from ...numerics import IMPOSSIBLE, LOG_ZERO, require_number
-from ...sequence import padded
 from ..derive import affine_potentials
 from ..structured.frames import gumbel, require_length, require_states
 from ..structured.log_space import settled_score
@@ -20,7 +20,7 @@ from .path import Path, clean
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
-class Chain(StructuredPosterior):
+class ChainPosterior(StructuredPosterior):
     """A distribution of paths: P(z_1 … z_L) ∝ exp(initial[z_1] + Σ_t transition[z_t, z_{t+1}] + Σ_t states[t, z_t]).
 
     One sequence; batches are made by vmap. z is a `Path`. Log potentials may be any numbers; −∞ counts as `LOG_ZERO`.
@@ -35,7 +35,7 @@ class Chain(StructuredPosterior):
         gives NaN.
       smoothed: (ln Z, marginals), known beforehand, or None; see `prepared`.
 
-    >>> q = Chain(jnp.zeros(2), jnp.log(jnp.array([[3.0, 1.0], [1.0, 3.0]])), jnp.zeros((3, 2)), jnp.array(2))
+    >>> q = ChainPosterior(jnp.zeros(2), jnp.log(jnp.array([[3.0, 1.0], [1.0, 3.0]])), jnp.zeros((3, 2)), jnp.array(2))
     >>> q.log_partition().tolist(), q.mean().transitions.tolist()  # 8 = 3 + 1 + 1 + 3
     (2.0794, [[0.375, 0.125], [0.125, 0.375]])
     >>> q.mean().states.tolist(), q.entropy().tolist()
@@ -79,7 +79,7 @@ class Chain(StructuredPosterior):
     def path(self, states: jax.Array) -> Path:
         """The indicator of states [T], integers; what they are in the padding does not matter.
 
-        >>> q = Chain(jnp.zeros(2), jnp.zeros((2, 2)), jnp.zeros((3, 2)), jnp.array(3))
+        >>> q = ChainPosterior(jnp.zeros(2), jnp.zeros((2, 2)), jnp.zeros((3, 2)), jnp.array(3))
         >>> q.path(jnp.array([0, 0, 1])).transitions.tolist()
         [[1.0, 1.0], [0.0, 0.0]]
         """
@@ -139,19 +139,19 @@ class chain:  # noqa: N801 - reads as a function: exact(log_joint, chain(3))
         if self.states < 1:
             raise ValueError(f"states: got {self.states}, expected a positive number of states")
 
-    def posterior(self, log_joint: Callable[[Path], jax.Array], y: Any = None) -> Chain:
+    def posterior(self, log_joint: Callable[[Path], jax.Array], y: Any = None) -> ChainPosterior:
         """The exact posterior: its log potentials are the gradient of log_joint. Raises unless log_joint is affine."""
         if y is None:
             raise ValueError("y: got None, expected a sequence: the number of frames is read off it")
-        sequence = padded(y)
+        sequence = as_padded(y)
         size, frames = self.states, sequence.frames
         pairs = (size, size) if self.homogeneous else (frames - 1, size, size)
         shape: Any = Path((size,), pairs, (frames, size))  # type: ignore[arg-type]
         potentials = affine_potentials(log_joint, shape)
-        return Chain(potentials.initial, potentials.transitions, potentials.states, sequence.length)
+        return ChainPosterior(potentials.initial, potentials.transitions, potentials.states, sequence.length)
 
 
-def _check(q: Chain) -> None:
+def _check(q: ChainPosterior) -> None:
     shapes = [jnp.shape(a) for a in (q.initial, q.transition, q.states)]
     frames, size = shapes[2] if len(shapes[2]) == 2 else (0, 0)
     pairs = [(size, size), (frames - 1, size, size)]

@@ -3,9 +3,9 @@
 import jax
 import jax.numpy as jnp
 
-from ...devices import axes_of, varying
+from ..._devices import axes_of, varying
+from ..._types import PyTree
 from ...numerics import IMPOSSIBLE
-from ...types import PyTree
 from ..structured.batching import mended
 from ..structured.frames import steps_mask
 from .factors import product

@@ -1,5 +1,5 @@
 """Sequences of real vectors under a quadratic log joint: linear-Gaussian state spaces."""
 
-from .posterior import GaussianChain, gaussian_chain
+from .posterior import GaussianChainPosterior, gaussian_chain
 
-__all__ = ["GaussianChain", "gaussian_chain"]
+__all__ = ["GaussianChainPosterior", "gaussian_chain"]

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jax.extend.core import Jaxpr, jaxpr_as_fun
 
-from ...polynomial import BILINEAR, CALLS, power
+from ..._polynomial import BILINEAR, CALLS, power
 
 
 class Path(NamedTuple):

@@ -11,8 +11,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from ..._platform import by_platform
 from ...linalg import cholesky, matmul, triangular_inverse, triangularize
-from ...platform import by_platform
 
 
 class Rows(NamedTuple):

@@ -9,9 +9,9 @@ from typing import Any, ClassVar
 import jax
 import jax.numpy as jnp
 
+from ..._sequence import Padded, as_padded
 from ...linalg import matmul, triangular_inverse
 from ...numerics import PRECISION
-from ...sequence import Padded, padded
 from ..derive import origin, require_degree, template
 from ..protocol import same_shapes
 from ..structured.batching import everywhere
@@ -32,7 +32,7 @@ from .passes import (
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
-class GaussianChain:
+class GaussianChainPosterior:
     """z [T, D], a Gaussian Markov chain: z_t | z_{t+1} ~ N(loc_t − gain_t (z_{t+1} − loc_{t+1}), root_tᵀ root_t).
 
     Made by `from_precision`, or by `exact(log_joint, gaussian_chain(D))`. In the padding z is 0 with certainty: it
@@ -49,7 +49,7 @@ class GaussianChain:
         their rounding: by how little a state moves that hardly moves.
 
     >>> precision = jnp.array([[[2.0]], [[2.0]]]), jnp.array([[[-1.0]]])  # of two frames: [[2, −1], [−1, 2]]
-    >>> q = GaussianChain.from_precision(jnp.array([[1.0], [1.0]]), *precision)
+    >>> q = GaussianChainPosterior.from_precision(jnp.array([[1.0], [1.0]]), *precision)
     >>> q.mean()[:, 0].tolist(), q.covariances()[:, 0, 0].tolist(), q.cross_covariances()[:, 0, 0].tolist()
     ([1.0, 1.0], [0.6667, 0.6667], [0.3333])
     """
@@ -67,7 +67,7 @@ class GaussianChain:
     @classmethod
     def from_precision(
         cls, linear: jax.Array, diagonal: jax.Array, below: jax.Array, length: jax.Array | int | None = None
-    ) -> "GaussianChain":
+    ) -> "GaussianChainPosterior":
         """P(z) ∝ exp(−½ zᵀ Λ z + linearᵀ z) of the first `length` frames, with a block-tridiagonal precision Λ.
 
         Where Λ is not positive definite the numbers are NaN. O(T D³); in parallel in time off the CPU.
@@ -90,7 +90,7 @@ class GaussianChain:
         return cls._from_elimination(eliminate_precision(diagonal, below, linear), jnp.zeros_like(linear[0]), length)
 
     @classmethod
-    def _from_elimination(cls, seen: Eliminated, centre: jax.Array, length: jax.Array) -> "GaussianChain":
+    def _from_elimination(cls, seen: Eliminated, centre: jax.Array, length: jax.Array) -> "GaussianChainPosterior":
         away = solve(seen.gain, seen.shift)
         half = jnp.where(Padded(away, length).mask()[:, None, None], spread(seen.gain, seen.root), 0)
         return cls(centre, away, half, seen.gain, seen.root, length, jnp.zeros_like(away), jnp.zeros_like(half))
@@ -224,25 +224,27 @@ class gaussian_chain:  # noqa: N801 - reads as a function: exact(log_joint, gaus
 
     size: int
 
-    def posterior(self, log_joint: Callable[[jax.Array], jax.Array], y: Any = None) -> GaussianChain:
+    def posterior(self, log_joint: Callable[[jax.Array], jax.Array], y: Any = None) -> GaussianChainPosterior:
         """The exact posterior, with precision −Hessian. Raises unless log_joint is quadratic; NaN if not concave."""
         if not jax.tree.leaves(y):
             raise ValueError("y: got no datum, expected a sequence [T, ...] or a Padded one, which says how long z is")
-        sequence = padded(y)
+        sequence = as_padded(y)
         z = template(log_joint, (sequence.frames, self.size))
         require_degree(
             *(log_joint, z, 2),
             "P(z|y) is not a Gaussian chain. Use an encoder network that returns "
-            "elbo.GaussianChain.from_precision(...), with vae_step (estimator Reparameterized())",
+            "elbo.posteriors.GaussianChainPosterior.from_precision(...), with vae_step (estimator Reparameterized())",
         )
         g = apart(log_joint, z)
         if g is None:
             diagonal, below, doubt = hessian_blocks(log_joint, z)
-            return GaussianChain.from_precision(jax.grad(log_joint)(z) + doubt, -diagonal, -below, sequence.length)
+            return GaussianChainPosterior.from_precision(
+                jax.grad(log_joint)(z) + doubt, -diagonal, -below, sequence.length
+            )
         return _posterior(g, z, sequence)
 
 
-def _posterior(g: Apart, z: jax.Array, sequence: Padded) -> GaussianChain:
+def _posterior(g: Apart, z: jax.Array, sequence: Padded) -> GaussianChainPosterior:
     """P(z) ∝ exp g(Path.of(z)) of the frames that count; z [T, D] is 0."""
     mask = sequence.mask()
     parts = potentials(g, z)
@@ -259,13 +261,13 @@ def _posterior(g: Apart, z: jax.Array, sequence: Padded) -> GaussianChain:
     # under vmap too only one of the two is computed
     apart = everywhere(fits)
     seen = jax.lax.cond(apart, lambda: eliminate(rows), added)
-    q = GaussianChain._from_elimination(seen._replace(shift=seen.shift + parts.doubt), centre, sequence.length)
+    q = GaussianChainPosterior._from_elimination(seen._replace(shift=seen.shift + parts.doubt), centre, sequence.length)
     rests = (jnp.where(apart & mask.reshape(-1, *(1,) * (a.ndim - 1)), a, 0) for a in _rests(g, still, q, seen, rows))
     away_rest, half_rest = jax.lax.stop_gradient(tuple(rests))
     return dataclasses.replace(q, away_rest=away_rest, half_rest=half_rest)
 
 
-def _rests(g: Apart, still: Path, q: GaussianChain, seen: Eliminated, rows: Rows):
+def _rests(g: Apart, still: Path, q: GaussianChainPosterior, seen: Eliminated, rows: Rows):
     """How far the steps of away and half, and the start, are from what they should be, as g itself measures them.
 
     At the mean, what the frames before z_{t+1} say of it pulls as much as what is said by it and those after it.

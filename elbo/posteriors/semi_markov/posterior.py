@@ -7,8 +7,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from ..._sequence import as_padded
 from ...numerics import IMPOSSIBLE, LOG_ZERO
-from ...sequence import padded
 from ..derive import affine_potentials
 from ..structured.frames import gumbel, require_length, require_states
 from ..structured.log_space import settled_score
@@ -20,7 +20,7 @@ from .segments import Segmentation, Segments, clean, indicator
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
-class SemiMarkov(StructuredPosterior):
+class SemiMarkovPosterior(StructuredPosterior):
     """A distribution of the ways to cut a sequence into segments, each of one of K states and of 1 to L frames.
 
         P(z) ∝ exp(initial[s_1] + Σ_n transitions[s_n, s_{n+1}] + Σ_n durations[s_n, d_n] + Σ_t states[t, s of t])
@@ -39,7 +39,7 @@ class SemiMarkov(StructuredPosterior):
       length: frames that count, an int scalar in 1..T. A concrete one out of range raises, a traced one gives NaN.
       smoothed: (ln Z, marginals), known beforehand, or None; see `prepared`.
 
-    >>> q = SemiMarkov(jnp.zeros(1), jnp.zeros((1, 1)), jnp.zeros((1, 2)), jnp.zeros((4, 1)), jnp.array(4))
+    >>> q = SemiMarkovPosterior(jnp.zeros(1), jnp.zeros((1, 1)), jnp.zeros((1, 2)), jnp.zeros((4, 1)), jnp.array(4))
     >>> jnp.exp(q.log_partition()).tolist(), q.mean().durations.tolist()  # 4 as a sum of ones and twos: Fibonacci
     (5.0, [[2.0, 1.0]])
     """
@@ -77,7 +77,7 @@ class SemiMarkov(StructuredPosterior):
     def path(self, found: Segmentation) -> Segments:
         """The indicator of a segmentation that is given as integers.
 
-        >>> q = SemiMarkov(jnp.zeros(2), jnp.zeros((2, 2)), jnp.zeros((2, 3)), jnp.zeros((4, 2)), jnp.array(4))
+        >>> q = SemiMarkovPosterior(jnp.zeros(2), jnp.zeros((2, 2)), jnp.zeros((2, 3)), jnp.zeros((4, 2)), jnp.array(4))
         >>> q.path(Segmentation(jnp.array([0, 0, 1, 0]), jnp.array([1, 0, 1, 1]))).durations.tolist()
         [[1.0, 1.0, 0.0], [1.0, 0.0, 0.0]]
         """
@@ -133,18 +133,18 @@ class semi_markov:  # noqa: N801 - reads as a function: exact(log_joint, semi_ma
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}: got {getattr(self, name)}, expected a positive number")
 
-    def posterior(self, log_joint: Callable[[Segments], jax.Array], y: Any = None) -> SemiMarkov:
+    def posterior(self, log_joint: Callable[[Segments], jax.Array], y: Any = None) -> SemiMarkovPosterior:
         """The exact posterior: its log potentials are the gradient of log_joint. Raises unless log_joint is affine."""
         if y is None:
             raise ValueError("y: got None, expected a sequence: the number of frames is read off it")
-        sequence = padded(y)
+        sequence = as_padded(y)
         size, frames, lasts = self.states, sequence.frames, (self.states, self.longest)
         shape: Any = ((size,), (size, size), lasts if self.homogeneous else (frames, *lasts), (frames, size))
         potentials = affine_potentials(log_joint, Segments(*shape))
-        return SemiMarkov(**potentials._asdict(), length=sequence.length)
+        return SemiMarkovPosterior(**potentials._asdict(), length=sequence.length)
 
 
-def _check(q: SemiMarkov) -> None:
+def _check(q: SemiMarkovPosterior) -> None:
     arrays = q.initial, q.transitions, q.durations, q.states
     shapes, dtypes = [jnp.shape(a) for a in arrays], [jnp.result_type(a) for a in arrays]
     frames, size = shapes[3] if len(shapes[3]) == 2 else (0, 0)

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jax.custom_batching import custom_vmap
 
-from ...types import PyTree
+from ..._types import PyTree
 
 
 def unless(right: jax.Array, fast: PyTree, slow: Callable[..., PyTree], *args: PyTree) -> PyTree:

@@ -5,8 +5,8 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
+from ..._types import PyTree
 from ...numerics import IMPOSSIBLE, LOG_ZERO, all_finite
-from ...types import PyTree
 
 
 def relative(weights: PyTree) -> tuple[PyTree, jax.Array]:

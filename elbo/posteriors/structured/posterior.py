@@ -8,8 +8,8 @@ from typing import Any, ClassVar, Self
 import jax
 import jax.numpy as jnp
 
+from ..._types import PyTree
 from ...numerics import IMPOSSIBLE, LOG_ZERO, within
-from ...types import PyTree
 from ..protocol import same_shapes
 from .rules import inner
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from ...types import PyTree
+from ..._types import PyTree
 
 
 def inner(a: PyTree, b: PyTree) -> jax.Array:

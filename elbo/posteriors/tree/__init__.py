@@ -1,6 +1,6 @@
 """Parse trees: probabilistic context-free grammars."""
 
 from .parse import Parse, Spans
-from .posterior import Tree, tree
+from .posterior import TreePosterior, tree
 
-__all__ = ["Parse", "Spans", "Tree", "tree"]
+__all__ = ["Parse", "Spans", "TreePosterior", "tree"]

@@ -7,8 +7,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from ..._sequence import as_padded
 from ...numerics import IMPOSSIBLE, LOG_ZERO, widen
-from ...sequence import padded
 from ..derive import affine_potentials
 from ..protocol import same_shapes
 from ..structured.frames import require_length
@@ -21,7 +21,7 @@ from .parse import Parse, Spans, clean
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
-class Tree(StructuredPosterior):
+class TreePosterior(StructuredPosterior):
     """A distribution of parses: P(z) ∝ exp(root[A] + Σ rules[A, B, C] over the rules used + Σ_t tags[t, a_t]).
 
     Symbols are N nonterminals 0..N-1, then P preterminals N..S-1. A nonterminal has two children, any symbols; a
@@ -38,7 +38,8 @@ class Tree(StructuredPosterior):
         traced one gives NaN.
       smoothed: (ln Z, marginals, marginals of spans), known beforehand, or None; see `prepared`.
 
-    >>> q = Tree(jnp.zeros(1), jnp.zeros((1, 2, 2)), jnp.zeros((4, 1)), jnp.array(4))  # all binary trees: Catalan
+    >>> # all binary trees: Catalan
+    >>> q = TreePosterior(jnp.zeros(1), jnp.zeros((1, 2, 2)), jnp.zeros((4, 1)), jnp.array(4))
     >>> jnp.exp(q.log_partition()).tolist(), q.mean().rules.tolist()
     (5.0, [[[0.2, 0.8], [0.8, 1.2]]])
     """
@@ -54,7 +55,7 @@ class Tree(StructuredPosterior):
     def spans(self) -> jax.Array:
         """P(words i .. i+w-1 are a constituent A), [T, T+1, N] at [i, w, A]; zeros for w < 2, see `mean` for tags.
 
-        >>> q = Tree(jnp.zeros(1), jnp.zeros((1, 2, 2)), jnp.zeros((3, 1)), jnp.array(3))
+        >>> q = TreePosterior(jnp.zeros(1), jnp.zeros((1, 2, 2)), jnp.zeros((3, 1)), jnp.array(3))
         >>> q.spans()[:, :, 0].tolist()
         [[0.0, 0.0, 0.5, 1.0], [0.0, 0.0, 0.5, 0.0], [0.0, 0.0, 0.0, 0.0]]
         """
@@ -121,7 +122,7 @@ class Tree(StructuredPosterior):
     def parse(self, spans: Spans) -> Parse:
         """The indicator of a parse that is given as `Spans`.
 
-        >>> q = Tree(jnp.zeros(2), jnp.zeros((2, 3, 3)), jnp.zeros((2, 1)), jnp.array(2))
+        >>> q = TreePosterior(jnp.zeros(2), jnp.zeros((2, 3, 3)), jnp.zeros((2, 1)), jnp.array(2))
         >>> z = q.parse(q.best()[0])
         >>> z.root.tolist(), z.rules[0].tolist()
         ([1.0, 0.0], [[0.0, 0.0, 0.0], [0.0, 0.0, 0.0], [0.0, 0.0, 1.0]])
@@ -177,16 +178,16 @@ class tree:  # noqa: N801 - reads as a function: exact(log_joint, tree(10, 20))
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}: got {getattr(self, name)}, expected a positive number")
 
-    def posterior(self, log_joint: Callable[[Parse], jax.Array], y: Any = None) -> Tree:
+    def posterior(self, log_joint: Callable[[Parse], jax.Array], y: Any = None) -> TreePosterior:
         """The exact posterior: its log potentials are the gradient of log_joint. Raises unless log_joint is affine."""
         if y is None:
             raise ValueError("y: got None, expected a sentence: the number of words is read off it")
-        sentence = padded(y)
+        sentence = as_padded(y)
         size, symbols = self.nonterminals, self.nonterminals + self.preterminals
         root = symbols if self.single else size
         shape: Any = Parse((root,), (size, symbols, symbols), (sentence.frames, self.preterminals))  # type: ignore[arg-type]
         potentials = affine_potentials(log_joint, shape)
-        return Tree(potentials.root, potentials.rules, potentials.tags, sentence.length)
+        return TreePosterior(potentials.root, potentials.rules, potentials.tags, sentence.length)
 
 
 def _middles(spans: Spans) -> jax.Array:
@@ -195,7 +196,7 @@ def _middles(spans: Spans) -> jax.Array:
     return jnp.where(spans.left == 0, after, spans.start + 1)
 
 
-def _check(q: Tree) -> None:
+def _check(q: TreePosterior) -> None:
     shapes = [jnp.shape(a) for a in (q.root, q.rules, q.tags)]
     frames, tags = shapes[2] if len(shapes[2]) == 2 else (0, 0)
     size = shapes[1][0] if len(shapes[1]) == 3 else 0

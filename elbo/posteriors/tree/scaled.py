@@ -5,7 +5,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from ... import devices
+from ..._devices import axes_of
+from ..._devices import varying as varying_along
 from ...numerics import IMPOSSIBLE, LOG_ZERO, PRECISION
 from ..structured.batching import unless
 from . import charts
@@ -249,7 +250,7 @@ def dot(subscripts: str, *operands: jax.Array) -> jax.Array:
 
 def varying(tree, like: jax.Array):
     """Arrays that vary over the devices of a jax.shard_map as another does: a loop may not change that."""
-    return devices.varying(tree, devices.axes_of(like))
+    return varying_along(tree, axes_of(like))
 
 
 def _exponent(x: jax.Array) -> jax.Array:

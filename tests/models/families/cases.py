@@ -11,7 +11,7 @@ import scipy.special
 import scipy.stats
 
 from elbo.models.families import Bernoulli, Categorical, LinearGaussian, MultivariateNormal, Normal, Poisson
-from elbo.models.families.estimate import weighted_statistics as sum_statistics
+from elbo.models.families._estimate import weighted_statistics as sum_statistics
 
 D, P, V = 3, 2, 4
 

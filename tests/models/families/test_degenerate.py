@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from elbo import IMPOSSIBLE
 from elbo.models.families import Bernoulli, LinearGaussian, Normal, PseudoScale
+from elbo.numerics import IMPOSSIBLE
 
 from .cases import (
     CASES,

@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from elbo import LOG_ZERO, is_family, is_feasible
+from elbo import LOG_ZERO
+from elbo._polynomial import degree
+from elbo.extend import is_family
 from elbo.models.families import Bernoulli, Categorical, LinearGaussian, MultivariateNormal, Normal, Poisson
-from elbo.polynomial import degree
+from elbo.numerics import is_feasible
 
 from .cases import CASES, PLAIN, D, P, V, draw, log_probs, weighted_statistics
 

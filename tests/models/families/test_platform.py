@@ -10,7 +10,7 @@ import optax
 import pytest
 
 from elbo.models.families import LinearGaussian, PseudoData, PseudoScale
-from elbo.models.families.estimate import weighted_statistics as sum_statistics
+from elbo.models.families._estimate import weighted_statistics as sum_statistics
 
 from .cases import (
     CASES,

@@ -10,7 +10,7 @@ import pytest
 
 import elbo
 from elbo.models.families import Categorical, LinearGaussian, Normal
-from elbo.optim.statistics import expected_statistics
+from elbo.optim._e_step import expected_statistics
 
 from .cases import CASES, PLAIN, log_probs, numpy, weighted_statistics, wsum
 

@@ -1,0 +1,55 @@
+"""A model is a pair of pure functions; its parameters are a pair of pytrees."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+
+from ._sequence import finite_where_it_counts
+from ._types import PyTree
+from ._values import described
+from .posteriors.protocol import Posterior
+
+
+class Params(NamedTuple):
+    """Parameters of a model: `theta` of P_Θ(z, y), `psi` of the encoder P_Ψ(z|y). Any pytrees of arrays."""
+
+    theta: PyTree
+    psi: PyTree
+
+    @classmethod
+    def tied(cls, theta: PyTree) -> "Params":
+        """Ψ = Θ, as an exact encoder has it: the posterior is that of the model.
+
+        >>> Params.tied(1.0)
+        Params(theta=1.0, psi=1.0)
+        """
+        return cls(theta, theta)
+
+
+class Model(NamedTuple):
+    """A latent-variable model P_Θ(z, y) and an encoder P_Ψ(z|y), each for one datum.
+
+    Attributes:
+      log_joint: `log_joint(theta, z, y)`, ln P_Θ(z, y) in nats: a scalar, or a tuple of scalars whose sum it is. Each
+        term of a tuple gets the best expectation that its own structure allows.
+      encoder: `encoder(psi, y)`, the posterior P_Ψ(z|y) of one datum. `exact(log_joint, structure)` derives it.
+      usable: `usable(y)`, whether a datum can be used (a bool scalar). A datum that cannot is left out and counted in
+        `info.dropped`. The default refuses NaN and infinities, but not in the padding of a `Padded`. Where NaN stands
+        for something that is missing, give a function of your own.
+
+    >>> import elbo, jax.numpy as jnp
+    >>> def log_joint(theta, z, y):  # two coins, one is thrown
+    ...     return z @ (jnp.log(0.5) + y * jnp.log(theta) + (1 - y) * jnp.log(1 - theta))
+    >>> model = elbo.Model(log_joint, elbo.exact(log_joint, elbo.categorical(2)))
+    >>> theta = jnp.array([0.5, 0.25])
+    >>> elbo.evidence(model)(elbo.Params.tied(theta), jnp.array([1.0])).tolist()  # ln (0.5 + 0.25) / 2
+    [-0.9808]
+    """
+
+    log_joint: Callable[[PyTree, PyTree, PyTree], Any]
+    encoder: Callable[[PyTree, PyTree], Posterior]
+    usable: Callable[[PyTree], jax.Array] = finite_where_it_counts
+
+    def __repr__(self) -> str:
+        return described("Model", *self)

@@ -1,0 +1,47 @@
+"""What rules, families and models of your own are built from, beside `elbo.numerics`, `linalg` and `posteriors`."""
+
+from ._batch import batch_length, explained
+from ._chunks import ChunkSize, automatic_size, check_chunk_size
+from ._devices import axes_of, varying
+from ._draws import draws_the_impossible, may_draw_the_impossible
+from ._dtypes import at_least_single, converted, dtype_of, widened
+from ._encoder import terms
+from ._estimators import expect_with_entropy
+from ._family import density, is_family, tapped, with_tap
+from ._objective import bound
+from ._platform import by_platform
+from ._sequence import zero_unless
+from ._tap_checks import require_taps
+from ._types import PyTree
+from ._values import Compiled, Method, described, value
+
+__all__ = [
+    "ChunkSize",
+    "Compiled",
+    "Method",
+    "PyTree",
+    "at_least_single",
+    "automatic_size",
+    "axes_of",
+    "batch_length",
+    "bound",
+    "by_platform",
+    "check_chunk_size",
+    "converted",
+    "density",
+    "described",
+    "draws_the_impossible",
+    "dtype_of",
+    "expect_with_entropy",
+    "explained",
+    "is_family",
+    "may_draw_the_impossible",
+    "require_taps",
+    "tapped",
+    "terms",
+    "value",
+    "varying",
+    "widened",
+    "with_tap",
+    "zero_unless",
+]

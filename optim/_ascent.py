@@ -1,0 +1,227 @@
+"""One ascent step on the objective by an optax optimiser, in any part of the parameters."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from elbo import Estimator, Model, Params
+from elbo.extend import ChunkSize, PyTree, axes_of, batch_length, bound, is_family, varying, widened
+from elbo.numerics import IMPOSSIBLE, all_finite
+
+from ._chunks import check_weights, split, sum_over_chunks
+from ._e_step import count_floored
+from ._finite import choose, finite_or
+from ._impossible import is_hidden
+from ._moving import join, part
+from ._priors import log_prior
+from ._rule import Info
+
+
+class Ascent(NamedTuple):
+    """What an ascent step needs besides parameters and data; closed over by the rules.
+
+    Attributes:
+      model: the pair (log_joint, encoder).
+      optimizer: an optax optimiser; it is given the loss −objective, with `value`, `grad` and `value_fn` for line
+        searches.
+      prior: theta with priors in place of families, or None.
+      estimator: how to take the expectation; None for `Automatic`.
+      chunk_size: data in one chunk; None for all.
+      total: Σ w of the whole that a batch stands for, which its objective is divided by; None for its own Σ w. A batch
+        divided by its own sum would count heavy data for too little.
+    """
+
+    model: Model
+    optimizer: optax.GradientTransformation
+    prior: PyTree
+    estimator: Estimator | None
+    chunk_size: ChunkSize
+    total: jax.Array | None = None
+
+    def init(self, whole: PyTree, chosen: PyTree) -> PyTree:
+        """The optimiser's state for the chosen leaves; where there are none, the optimiser is not asked."""
+        moving = part(whole, chosen)
+        return self.optimizer.init(_visible(moving)) if jax.tree.leaves(moving) else ()
+
+    def with_total(self, total: jax.Array | None) -> "Ascent":
+        """The same with another `total`, unless that is None."""
+        return self if total is None else self._replace(total=total)
+
+
+def ascend(
+    ascent: Ascent,
+    assemble: Callable[[PyTree], Params],
+    whole: PyTree,
+    chosen: PyTree,
+    state: PyTree,
+    ys: PyTree,
+    weights: jax.Array | None,
+    key: jax.Array | None,
+) -> tuple[PyTree, PyTree, Info]:
+    """Moves the chosen leaves of `whole`, a part of the parameters, one optimiser step up the objective per datum.
+
+    The optimiser sees nothing but the chosen leaves, with None in place of the others. Numbers that stand for ln 0
+    (`LOG_ZERO`, and log odds as large) are constants: they have no gradient, and the optimiser, which would take them
+    for numbers of size 1e30, sees 0. On the devices of a `jax.shard_map` each climbs on its own data; to climb on all
+    of them, let the optimiser take the mean of the gradients (`jax.lax.pmean`).
+
+    Args:
+      ascent: see `Ascent`.
+      assemble: `assemble(whole)`, the `Params`.
+      whole: theta, psi, or both.
+      chosen: a bool for each leaf of whole, see `moving.moves`.
+      state: the optimiser's state.
+      ys, weights, key: as in `Update`.
+
+    Returns:
+      The new whole and state, and the `Info` of the parameters given. If the gradient or the optimiser's step is not
+      finite nothing moves; `_witnesses` says what of the step is checked.
+    """
+    weights = check_weights(weights, batch_length(ys), assemble(whole))
+    keys, axes = split(key, weights.shape[0]), axes_of(assemble(whole), state, ys, weights, key)
+    whole, state = varying((whole, state), axes)
+    moving = part(whole, chosen)
+
+    def params_of(moving):
+        return varying(widened(assemble(join(moving, whole))), axes)
+
+    def bounds(moving, ys, keys):
+        params = params_of(moving)
+        return jax.vmap(lambda y, k: bound(ascent.model, params, y, k, ascent.estimator))(ys, keys)
+
+    def values(moving, ys, keys):
+        return bounds(moving, ys, keys), lambda weights: ()
+
+    def slopes(moving, ys, keys):
+        out, pull = jax.vjp(lambda moving: bounds(moving, ys, keys), moving)
+        return out, lambda weights: pull(weights.astype(out.dtype))[0]
+
+    def add_up(linear, moving):
+        return sum_over_chunks(ascent.model, linear, params_of(moving), moving, ys, weights, keys, ascent.chunk_size)
+
+    def size(sums):
+        return jnp.where(sums.weight > 0, sums.weight, 1) if ascent.total is None else ascent.total
+
+    def penalty(moving):
+        return log_prior(params_of(moving).theta, ascent.prior)
+
+    sums = add_up(slopes, moving)
+    gradient = sums.values
+    value, extra, finite = sums.bound, 0.0, sums.finite
+    if ascent.prior is not None:
+        extra, slope_of_prior = jax.value_and_grad(penalty)(moving)
+        value, gradient = value + extra, jax.tree.map(jnp.add, gradient, slope_of_prior)
+        finite &= all_finite(slope_of_prior)
+    scale = -1 / size(sums)
+    optimizer = optax.with_extra_args_support(ascent.optimizer)
+
+    def step(moving, state, gradient):
+        downhill = jax.tree.map(lambda g, p: (g * scale).astype(p.dtype), gradient, moving)
+        downhill, inside = _inward(downhill, whole, chosen)
+
+        def end(seen):
+            return inside(_restored(seen, moving))
+
+        def loss(seen):
+            there = end(seen)
+            trial = add_up(values, there)
+            # a mean over fewer data is none to compare with
+            return jnp.where(trial.weight < sums.weight, jnp.inf, -(trial.bound + penalty(there)) / size(trial))
+
+        seen, value_now = _visible(moving), value * scale
+        updates, state = optimizer.update(downhill, state, seen, value=value_now, grad=downhill, value_fn=loss)
+        finite = all_finite(_witnesses(updates))
+        moved = finite_or(end(optax.apply_updates(seen, updates)), moving)
+        return varying((choose(finite, moved, moving), state, finite), axes)
+
+    def stay(moving, state, gradient):
+        return varying((moving, state, finite), axes)
+
+    # without data nothing moves, neither towards a prior nor by a momentum
+    go = finite if ascent.total is not None else finite & (sums.weight > 0)
+    if jax.tree.leaves(moving):
+        # a branch, not a selection: that would hold old and new parameters and state at once
+        moved, state, finite = jax.lax.cond(go, step, stay, moving, state, gradient)
+    else:
+        moved, finite = moving, jnp.array(True)
+    per_datum = jnp.where(sums.weight > 0, sums.bound / jnp.where(sums.weight > 0, sums.weight, 1), jnp.nan)
+    hidden = is_hidden(
+        *(ascent.model, ascent.estimator, assemble(join(moving, whole)), ys, weights, keys),
+        *(sums.dropped, ascent.chunk_size),
+    )
+    per_datum = jnp.where(hidden, -jnp.inf, per_datum)
+    info = Info(
+        elbo=per_datum,
+        objective=per_datum + extra / size(sums),
+        feasible=sums.dropped == 0,
+        dropped=sums.dropped,
+        empty=jnp.zeros((), jnp.int32),
+        finite=finite,
+        floored=count_floored(assemble(whole).theta),
+        weight=sums.weight,
+    )
+    return join(moved, whole), state, info
+
+
+def _visible(moving: PyTree) -> PyTree:
+    """The parameters as an optimiser sees them: 0 for the numbers that stand for ln 0 or ln ∞."""
+    return jax.tree.map(lambda a: jnp.where(_is_limit(a), 0, a), moving)
+
+
+def _restored(seen: PyTree, moving: PyTree) -> PyTree:
+    """What an optimiser made of the visible parameters, with the numbers that it did not see as they were."""
+    return jax.tree.map(lambda new, old: jnp.where(_is_limit(old), old, new), seen, moving)
+
+
+def _is_limit(a: jax.Array) -> jax.Array:
+    return jnp.abs(a) >= -IMPOSSIBLE
+
+
+def _inward(gradient: PyTree, whole: PyTree, chosen: PyTree) -> tuple[PyTree, Callable[[PyTree], PyTree]]:
+    """The gradient without what would lead out of the families' bounds (their floors), and how moves end inside.
+
+    At a bound, what leads out is no way downhill, and a line search must not look for any there: directions are taken
+    through the derivative of the projection, from a point a little downhill.
+    """
+
+    def ahead(x, g):
+        largest = jnp.max(jnp.abs(g), initial=0)
+        return x - 1e-5 * jnp.max(jnp.abs(x), initial=0) * g / jnp.where(largest > 0, largest, 1)
+
+    def bounded(node):
+        return is_family(node) and hasattr(node, "project")
+
+    def slope(node, g):
+        if not bounded(node):
+            return g
+        return jax.vjp(lambda f: f.project(), jax.tree.map(ahead, node, g))[1](g)[0]
+
+    def move(node, g, new):
+        if not bounded(node):
+            return new
+        direction = jax.tree.map(jnp.subtract, new, node)
+        _, inside = jax.jvp(lambda f: f.project(), (jax.tree.map(ahead, node, g),), (direction,))
+        return jax.tree.map(jnp.add, node, inside).project()
+
+    if not any(bounded(node) for node in jax.tree.leaves(whole, is_leaf=is_family)):
+        return gradient, lambda new: new
+    # a projection needs all of a family, also what does not move
+    full = join(gradient, jax.tree.map(jnp.zeros_like, whole))
+
+    def end(new):
+        return part(jax.tree.map(move, whole, full, join(new, whole), is_leaf=is_family), chosen)
+
+    return part(jax.tree.map(slope, whole, full, is_leaf=is_family), chosen), end
+
+
+def _witnesses(updates: PyTree) -> list[jax.Array]:
+    """What is checked to tell whether an optimiser gave finite numbers: its small arrays, or a row of each large one.
+
+    A learning rate that is not finite shows everywhere. To read all updates of a network once more would cost a VAE's
+    step 13 % of its time on a CPU.
+    """
+    leaves = jax.tree.leaves(updates)
+    return [u for u in leaves if u.size <= 4096] or [u[(0,) * (u.ndim - 1)] for u in leaves]

@@ -1,0 +1,85 @@
+"""EM: exact E step, exact M step."""
+
+from dataclasses import replace
+from typing import Any
+
+from elbo import Estimator, Model, Params
+from elbo.extend import ChunkSize, PyTree, value
+
+from ._arguments import require_model, require_params
+from ._e_step import expected_statistics
+from ._m_step import MStep
+from ._rule import Rule, rule_of
+
+
+def em_step(
+    model: Model,
+    *,
+    prior: PyTree = None,
+    chunk_size: ChunkSize = "auto",
+    estimator: Estimator | None = None,
+    keep: bool = False,
+) -> Rule:
+    """EM (Dempster, Laird & Rubin 1977) as a rule: Ψ ← argmax L, the exact posterior, then Θ ← argmax L in closed form.
+
+    But for rounding no update decreases the objective, ln P_Θ(ys) + ln prior. The rule has no state and needs no key.
+
+    Args:
+      model: with an exact encoder, and families as the leaves of theta.
+      prior: theta with each family replaced by a prior, such as `PseudoData`, or None (MAP-EM).
+      chunk_size: data in one chunk, see `expected_statistics`. By default as many as keep the largest array of a
+        chunk below 3 MB on a CPU (384 data for 32 components in 64 dimensions), below 256 MB elsewhere.
+      estimator: how to take the expectation; `Automatic` by default.
+      keep: what to do with leaves of theta that are not in a family and so have no closed form: raise, or keep them.
+
+    >>> import elbo, jax.numpy as jnp
+    >>> from elbo.models.families import Bernoulli
+    >>> log_joint = lambda theta, z, y: jnp.dot(z, jnp.log(0.5) + theta.log_prob(y))  # two coins, one is thrown
+    >>> model = elbo.Model(log_joint, elbo.exact(log_joint, elbo.categorical(2)))
+    >>> coins = Bernoulli.create(jnp.array([[0.4], [0.6]]))
+    >>> rule = em_step(model)
+    >>> params, state, info = rule.update(None, Params.tied(coins), (), jnp.array([[1.0], [1.0], [0.0]]))
+    >>> params.theta.probabilities()[:, 0].tolist(), info.elbo.tolist()
+    ([0.5714, 0.75], -0.6931)
+    """
+
+    require_model(model)
+    return rule_of(_EM(model, MStep(prior, keep), chunk_size, estimator))
+
+
+@value
+class _EM:
+    model: Model
+    m_step: MStep
+    chunk_size: ChunkSize
+    estimator: Estimator | None
+
+    def init(self, params: Params) -> PyTree:
+        require_params(params)
+        exact_e_step(self.model, params)
+        return self.m_step.init(params)
+
+    def update(self, key, params, state, ys, *, weights=None):
+        require_params(params)
+        tied = Params(params.theta, exact_e_step(self.model, params))
+        options: Any = dict(estimator=self.estimator, chunk_size=self.chunk_size, moving=self.m_step.moving(params))
+        statistics = expected_statistics(self.model, tied, ys, weights=weights, key=key, **options)
+        theta, state, info = self.m_step.update(tied, statistics, state)
+        # the next E step is a copy, so it is taken at once: what is returned is a model with its own posterior
+        return Params(theta, exact_e_step(self.model, Params(theta, tied.psi))), state, info
+
+    def rebuild(self, *, where=(), rate=None, total=None):
+        if not where and rate is None:
+            return None
+        return rule_of(replace(self, m_step=self.m_step.rebuild(where, rate)))
+
+
+def exact_e_step(model: Model, params: Params) -> PyTree:
+    """argmax over Ψ of L at Θ, as the model's encoder gives it; raises if the encoder has no exact E step."""
+    step = getattr(model.encoder, "e_step", None)
+    if step is None:
+        raise TypeError(
+            f"model.encoder: {model.encoder!r} has no exact E step (no method `e_step(theta, psi)`). Make it by "
+            "elbo.exact(log_joint, structure), or use a rule with a gradient E step: vem_step or vae_step"
+        )
+    return step(params.theta, params.psi)

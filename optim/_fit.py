@@ -1,0 +1,167 @@
+"""The driver for people: a progress bar, a history, callbacks, and a reason for stopping."""
+
+import contextlib
+import warnings
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from elbo import Params
+from elbo.extend import PyTree, batch_length
+
+from ._arguments import require_count, require_params, require_rule, require_tolerance
+from ._rule import Info, Rule
+from ._run import Reason, Seen, loop, update_of
+
+
+class Fit(NamedTuple):
+    """What a fit returns.
+
+    Attributes:
+      params: the last parameters.
+      state: the rule's state; `fit(..., params, state=state, first=steps)` goes on from here.
+      history: `Info` of every step, NumPy arrays [steps]; None if no step was taken.
+      steps: how many were taken.
+      reason: why it stopped.
+      final: `Info` of the parameters returned; None if no step was taken, or if Ctrl-C came once more.
+    """
+
+    params: Params
+    state: PyTree
+    history: Info | None
+    steps: int
+    reason: Reason
+    final: Info | None
+
+
+def fit(
+    rule: Rule,
+    params: Params,
+    ys: PyTree,
+    *,
+    key: jax.Array | None = None,
+    steps: int = 1000,
+    tolerance: float | None = None,
+    weights: jax.Array | None = None,
+    state: PyTree = None,
+    first: int = 0,
+    every: int = 10,
+    progress: bool = True,
+    callback: Callable[[int, Params, Info], Any] | None = None,
+) -> Fit:
+    """Runs a rule, `every` steps at a time in one compiled loop, and shows how it goes.
+
+    The result is that of `run` with the same key, whatever `every` is. Ctrl-C stops it and loses nothing. Warns at its
+    end if the parameters returned drop data, or have empty components or scales at their floor.
+
+    Args:
+      rule: any rule; the program is compiled once for each rule and shape.
+      params: where to start; the caller's arrays stay valid.
+      ys: pytree of data with a leading axis N.
+      key: for rules that sample.
+      steps: at most how many.
+      tolerance: stop when |change of the objective per datum| <= tolerance · max(1, |objective|), in nats; None: never.
+        See `run`.
+      weights: [N].
+      state, first: of an earlier fit, to go on: its state, and its number of steps.
+      every: steps between two looks at it by the progress bar and the callback.
+      progress: whether to draw a progress bar (needs rich).
+      callback: `callback(step, params, info)` with the `Info` of the last step; return True to stop.
+
+    >>> import jax.numpy as jnp
+    >>> import elbo
+    >>> from elbo import optim
+    >>> from elbo.models import mixture
+    >>> ys = jnp.array([[0.0], [0.1], [5.0], [5.1]])
+    >>> params = mixture.init(jax.random.key(0), ys, 2)
+    >>> result = optim.fit(optim.em_step(mixture.model(2)), params, ys, tolerance=1e-6, progress=False)
+    >>> result.reason.name, sorted(result.params.theta.components.mean[:, 0].tolist())
+    ('CONVERGED', [0.05, 5.05])
+    """
+    require_count("every", every)
+    require_count("steps", steps, 0)
+    require_tolerance(tolerance)
+    require_rule("rule", rule)
+    require_params(params)
+    batch_length(ys)
+    params = jax.tree.map(jnp.asarray, params)
+    state = rule.init(params) if state is None else state
+    history: list[Info] = []
+    # Ctrl-C may come between any two lines, so that all that is known of the blocks done is set at once; and a block
+    # does not reuse the memory of what it is given, which would be lost if Ctrl-C came before its result
+    kept = params, state, 0, 0
+    # of Python's own types throughout, so that the first block is the same program as the others
+    reason, seen = Reason.MAX_STEPS, Seen()
+    allowed = -1.0 if tolerance is None else tolerance
+    with _bar(steps, progress) as show:
+        try:
+            while kept[2] < steps and reason is Reason.MAX_STEPS:
+                params, state, done, _ = kept
+                limit = min(every, steps - done)
+                seam = (first + done, limit, seen)
+                out = _block(rule, params, state, ys, key, weights, allowed, *seam, size=every)
+                params, state, block, taken, why = out
+                taken = int(taken)
+                history.append(jax.tree.map(lambda a, n=taken: np.asarray(a)[:n], block))
+                kept = params, state, done, _ = params, state, done + taken, len(history)
+                reason, info = Reason(int(why)), jax.tree.map(lambda a: a[-1], history[-1])
+                seen = Seen(float(info.objective), int(info.dropped), _rejected(history[-1], int(seen.rejections)))
+                show(done, info)
+                if callback is not None and callback(first + done, params, info) and reason is Reason.MAX_STEPS:
+                    reason = Reason.STOPPED
+        except KeyboardInterrupt:
+            reason = Reason.STOPPED
+    params, state, done, blocks = kept
+    joined = jax.tree.map(lambda *parts: np.concatenate(parts), *history[:blocks]) if blocks else None
+    final = None
+    with contextlib.suppress(KeyboardInterrupt):
+        if joined is not None:  # the same program, for one step of which nothing but the report is kept
+            report = _block(rule, params, state, ys, key, weights, -1.0, first + done, 1, Seen(), size=every)[2]
+            final = jax.tree.map(lambda a: np.asarray(a)[0], report)
+    if final is not None and (trouble := _trouble(final)):
+        warnings.warn(f"fit: the parameters returned have {', '.join(trouble)}", RuntimeWarning, stacklevel=2)
+    return Fit(params, state, joined, done, reason, final)
+
+
+def _trouble(info: Info) -> list[str]:
+    """What went wrong, in words."""
+    counts = {"data dropped": info.dropped, "empty components": info.empty, "scales at their floor": info.floored}
+    return [f"{int(count)} {name}" for name, count in counts.items() if count]
+
+
+def _rejected(history: Info, before: int) -> int:
+    """How many updates in a row were rejected up to now, with those before this history."""
+    finite = np.asarray(history.finite)
+    good = np.flatnonzero(finite & np.isfinite(history.objective))
+    return len(finite) - 1 - int(good[-1]) if len(good) else before + len(finite)
+
+
+@partial(jax.jit, static_argnames=("rule", "size"))
+def _block(rule, params, state, ys, key, weights, tolerance, first, limit, seen, size):
+    return loop(update_of(rule), params, state, ys, key, weights, tolerance, first, limit, seen, size)
+
+
+@contextlib.contextmanager
+def _bar(steps: int, progress: bool) -> Iterator[Callable[[int, Info], None]]:
+    """Shows a progress bar on standard error while inside; gives a function to move it."""
+    if not progress:
+        yield lambda step, info: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    text = TextColumn("{task.fields[objective]:.6g} nats a datum{task.fields[trouble]}")
+    columns = (TextColumn("fit"), BarColumn(), MofNCompleteColumn(), text, TimeElapsedColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=False) as bar:
+        task = bar.add_task("fit", total=steps, objective=float("nan"), trouble="")
+
+        def show(step: int, info: Info) -> None:
+            trouble = [*_trouble(info), *([] if info.finite else ["update rejected: not finite"])]
+            said = "".join(f", {t}" for t in trouble)
+            bar.update(task, completed=step, objective=float(info.objective), trouble=said)
+
+        yield show

@@ -1,0 +1,96 @@
+"""The closed-form M step as a part of a rule: which families move, from which statistics, and what is reported."""
+
+from dataclasses import replace
+
+import jax
+import jax.numpy as jnp
+
+from elbo import Params
+from elbo.extend import PyTree, is_family, value, widened
+
+from ._averages import Rate, average, begin
+from ._e_step import Statistics, count_empty, count_floored, maximize
+from ._finite import keep_finite
+from ._moving import moves, whole_families
+from ._priors import add_prior, flatten, log_prior
+from ._rule import Info
+
+
+@value
+class MStep:
+    """Θ ← argmax, for the families of theta that move.
+
+    Attributes:
+      prior: theta with priors in place of families, or None.
+      keep: whether a leaf without a closed form stays as it is; else it is refused.
+      where: what moves, see `moving.moves`.
+      rate: of the running averages of the statistics; None: the statistics of the batch are all that counts.
+    """
+
+    prior: PyTree
+    keep: bool
+    where: tuple = ()
+    rate: Rate | None = None
+
+    def init(self, params: Params) -> PyTree:
+        """The state: the running averages, or ()."""
+        moving = self.moving(params)
+        return () if self.rate is None else begin(moving)
+
+    def update(self, params: Params, statistics: Statistics, state: PyTree) -> tuple[PyTree, PyTree, Info]:
+        """The new theta and state, and the `Info` of the parameters that the statistics are of."""
+        theta, seen, new_state = params.theta, statistics, state
+        if self.rate is not None:
+            seen, new_state = average(state, self.rate, self.moving(params), statistics)
+        new = maximize(theta, seen, prior=self.prior)
+        if self.prior is not None:  # without data nothing moves, not even towards a prior
+            new = jax.tree.map(lambda n, o: jnp.where(seen.weight > 0, n, o), new, theta)
+        # an average that is not finite looks like no data to a family
+        (new, new_state), finite = keep_finite((new, new_state), (theta, state))
+        return new, new_state, info_of(theta, statistics, seen, self.prior, finite)
+
+    def moving(self, params: Params) -> PyTree:
+        """Theta with None in place of what stays; raises where a leaf would have to move but has no closed form."""
+        leaves, treedef = flatten(params.theta)
+        flags = whole_families(params.theta, moves(params, self.where).theta)
+        if not self.keep:
+            require_families(params.theta, flags)
+        return treedef.unflatten([a if f and is_family(a) else None for a, f in zip(leaves, flags, strict=True)])
+
+    def rebuild(self, where: tuple, rate: Rate | None) -> "MStep":
+        """The same with other options."""
+        if rate is not None and self.rate is not None:
+            raise ValueError(f"rule: is damped already, with rate {self.rate}; damp it once")
+        return replace(self, where=(*self.where, *where), rate=self.rate if rate is None else rate)
+
+
+def info_of(theta: PyTree, statistics: Statistics, seen: Statistics, prior: PyTree, finite: jax.Array) -> Info:
+    """What the statistics say of the parameters that they were measured with; `seen` are those that the M step read."""
+    theta = widened(theta)
+    total = jnp.where(statistics.weight > 0, statistics.weight, 1)
+    bound = jnp.where(statistics.weight > 0, statistics.elbo / total, jnp.nan)
+    return Info(
+        elbo=bound,
+        objective=bound + log_prior(theta, prior) / total,
+        feasible=statistics.dropped == 0,
+        dropped=statistics.dropped,
+        empty=count_empty(theta, add_prior(theta, seen.families, prior)),
+        finite=finite,
+        floored=count_floored(theta),
+        weight=statistics.weight,
+    )
+
+
+def require_families(theta: PyTree, flags: list[bool]) -> None:
+    """Raises if a leaf of theta that is to move has no closed-form M step."""
+    paths = [path for path, _ in jax.tree_util.tree_leaves_with_path(theta, is_leaf=is_family)]
+    names = [
+        "theta" + jax.tree_util.keystr(path)
+        for path, leaf, flag in zip(paths, flatten(theta)[0], flags, strict=True)
+        if flag and not is_family(leaf)
+    ]
+    if names:
+        raise TypeError(
+            f"theta: {', '.join(names[:5])} {'has' if len(names) == 1 else 'have'} no closed-form M step (not a "
+            "Family). Make it a family, move it with eg_step or vae_step, or pass keep=True to leave it as it is"
+        )

@@ -1,0 +1,243 @@
+"""Many steps of a rule in one compiled loop, which can be vmapped over data sets and restarts."""
+
+import enum
+from collections.abc import Callable
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from elbo import Params
+from elbo.extend import PyTree, axes_of, varying
+
+from ._arguments import require_count, require_params, require_rule, require_tolerance
+from ._common_subexpressions import share
+from ._rule import Info, Rule
+
+REJECTIONS = 10
+"""How many updates in a row may be rejected (not finite) before a run gives up."""
+
+
+class Reason(enum.IntEnum):
+    """Why a run ended."""
+
+    CONVERGED = 0
+    """The objective per datum changed by no more than the tolerance allows, with as many data dropped as before."""
+    MAX_STEPS = 1
+    """All the steps asked for were taken."""
+    NONFINITE = 2
+    """`REJECTIONS` updates in a row had a number that is not finite; the last good parameters were kept."""
+    STOPPED = 3
+    """A callback or a person stopped it (`fit` only)."""
+
+
+class Run(NamedTuple):
+    """What a run returns.
+
+    Attributes:
+      params: the last parameters.
+      state: the rule's state, from which another run goes on.
+      history: `Info` of every step, arrays of the length asked for; after the steps taken `elbo` and `objective` hold
+        −∞ and the others 0 or False.
+      steps: how many were taken; int.
+      reason: a value of `Reason`; int.
+      final: `Info` of the parameters returned, where that of the last step is of those before it; `final.finite` says
+        whether one more step would be. Sampled bounds are drawn with the key of that step.
+    """
+
+    params: Params
+    state: PyTree
+    history: Info
+    steps: jax.Array
+    reason: jax.Array
+    final: Info
+
+
+@partial(jax.jit, static_argnames=("rule", "steps"))
+def run(
+    rule: Rule,
+    params: Params,
+    ys: PyTree,
+    *,
+    key: jax.Array | None = None,
+    steps: int = 100,
+    tolerance: float | jax.Array | None = None,
+    weights: jax.Array | None = None,
+    state: PyTree = None,
+    first: int | jax.Array = 0,
+) -> Run:
+    """Up to `steps` updates of a rule, compiled once for each rule, shape and number of steps; a pure function.
+
+    Under vmap (over data sets, restarts, keys) each member stops by itself; the loop ends with the last.
+
+    Args:
+      rule: any rule. Keep it in a variable: a rule made anew is a new program.
+      params: where to start.
+      ys: pytree of data with a leading axis N.
+      key: for rules that sample; step i uses fold_in(key, first + i).
+      steps: at most how many.
+      tolerance: stop when |change of the objective per datum| <= tolerance · max(1, |objective|), in nats; what is
+        below 32 ε of the objective's dtype (4e-6 in float32) counts as that, but for 0; None: never. Only without one
+        is the run differentiable in reverse mode.
+      weights: [N].
+      state: of an earlier run, to go on; by default `rule.init(params)`.
+      first: number of steps taken before, for the keys.
+
+    >>> import elbo
+
+    >>> from elbo import optim
+    >>> from elbo.models import mixture
+    >>> ys = jnp.array([[0.0], [0.1], [5.0], [5.1]])
+    >>> rule, starts = optim.em_step(mixture.model(2)), jax.random.split(jax.random.key(0), 3)
+    >>> starts = jax.vmap(lambda k: mixture.init(k, ys, 2))(starts)
+    >>> runs = jax.vmap(lambda start: run(rule, start, ys, steps=20, tolerance=1e-6))(starts)
+    >>> [Reason(r).name for r in runs.reason.tolist()]
+    ['CONVERGED', 'CONVERGED', 'CONVERGED']
+    """
+    require_rule("rule", rule)
+    require_params(params)
+    require_count("steps", steps, 0)
+    require_tolerance(tolerance)
+    state = rule.init(params) if state is None else state
+    if tolerance is not None:
+        return _run(update_of(rule), steps, tolerance, params, state, ys, key, weights, first)
+    update, consts, _ = share(update_of(rule), step_key(key, first), params, state, ys, weights)
+
+    @jax.custom_jvp
+    def fast(consts, *args):
+        return _run(partial(update, consts), steps, None, *args)
+
+    @fast.defjvp
+    def fast_jvp(primals, tangents):
+        # a while loop has no derivative in reverse mode, a scan has
+        return jax.jvp(lambda consts, *args: _scan(partial(update, consts), steps, *args), primals, tangents)
+
+    return fast(consts, params, state, ys, key, weights, first)
+
+
+def best(runs: Run) -> Run:
+    """The run of a batch (made by vmap over starts) whose parameters returned drop the fewest data, and of these those
+    with the highest objective; NaN never wins.
+
+    A mean over fewer data is none to compare with: parameters that call half of the data impossible may explain the
+    other half best.
+
+    >>> objective, dropped = jnp.array([-3.0, -1.0, 0.0]), jnp.array([0, 0, 9])
+    >>> final = jax.tree.map(lambda a: jnp.broadcast_to(a, 3), Info(objective, objective, dropped=dropped))
+    >>> best(Run(jnp.arange(3.0), (), (), (), (), final)).params.tolist()
+    1.0
+    """
+    objective, dropped = runs.final.objective, runs.final.dropped
+    known = ~jnp.isnan(objective)
+    fewest = jnp.min(jnp.where(known, dropped, jnp.iinfo(jnp.int32).max))
+    winner = jnp.argmax(jnp.where(known & (dropped <= fewest), objective, -jnp.inf))
+    return jax.tree.map(lambda leaf: leaf[winner], runs)
+
+
+class Seen(NamedTuple):
+    """What a loop remembers of the steps before it.
+
+    Attributes:
+      objective: of the last step; −∞ if there was none.
+      dropped: how many data it dropped.
+      rejections: how many steps just before were rejected.
+    """
+
+    objective: jax.Array | float = float("-inf")
+    dropped: jax.Array | int = 0
+    rejections: jax.Array | int = 0
+
+
+def loop(update, params, state, ys, key, weights, tolerance, first, limit, seen: Seen, size: int) -> tuple:
+    """What `run` and `fit` have in common: at most `limit` steps, a while loop with a history of `size` entries.
+
+    Returns params, state, history, steps, reason. The other arguments are those of `run`.
+    """
+
+    def one(i, params, state):
+        return update(step_key(key, first + i), params, state, ys, weights)
+
+    def going(carry):
+        more = carry[0] < limit
+        # under vmap a loop that ends by what is in the data selects among all that it carries, in every step
+        return more if tolerance is None else more & (carry[-1] == Reason.MAX_STEPS)
+
+    def advance(carry):
+        i, seen, params, state, history, reason = carry
+        params, state, info = one(i, params, state)
+        history = jax.tree.map(lambda h, a: h.at[i].set(a), history, info)
+        rejections = jnp.where(info.finite & jnp.isfinite(info.objective), 0, seen.rejections + 1)
+        change = jnp.abs(info.objective - seen.objective)
+        small = change <= allowed * jnp.maximum(1, jnp.abs(info.objective))
+        # a mean over other data is none to compare with
+        reason = jnp.where(small & info.finite & (info.dropped == seen.dropped), Reason.CONVERGED, reason)
+        reason = jnp.where(rejections >= REJECTIONS, Reason.NONFINITE, reason)
+        seen = Seen(info.objective, info.dropped, rejections)
+        return varying((i + 1, seen, params, state, history, reason.astype(jnp.int32)), axes)
+
+    axes = axes_of(params, state, ys, key, weights, first)
+    blank = jax.eval_shape(one, jnp.zeros((), jnp.int32), params, state)[2]
+    history = jax.tree.map(lambda a: jnp.zeros((size, *a.shape), a.dtype), blank)
+    # −∞ and no NaN, which jax_debug_nans would take for a fault; neither can be mistaken for a measurement
+    history = history._replace(**{f: jnp.full_like(getattr(history, f), -jnp.inf) for f in ("elbo", "objective")})
+    kinds = (blank.objective.dtype, blank.dropped.dtype, jnp.int32)
+    allowed = jnp.asarray(-1.0 if tolerance is None else tolerance, kinds[0])
+    # steps may go to and fro by rounding for ever
+    allowed = jnp.where(allowed > 0, jnp.maximum(allowed, 32 * jnp.finfo(kinds[0]).eps), allowed)
+    seen = Seen(*(jnp.asarray(a, kind) for a, kind in zip(seen, kinds, strict=True)))
+    zero = jnp.zeros((), jnp.int32)
+    start = varying((zero, seen, params, state, history, zero + Reason.MAX_STEPS), axes)
+    taken, _, params, state, history, reason = jax.lax.while_loop(going, advance, start)
+    return params, state, history, taken, reason
+
+
+def _run(update, steps, tolerance, params, state, ys, key, weights, first) -> Run:
+    """The steps, and then the same loop for one step more, of which nothing but the report is kept."""
+
+    def turn(i, runs):
+        _, before = runs
+        params, state, _, taken, _ = before
+        limit = jnp.where(i == 0, steps, 1)
+        return before, loop(
+            update, params, state, ys, key, weights, tolerance, first + taken, limit, Seen(), max(steps, 1)
+        )
+
+    axes = axes_of(params, state, ys, key, weights, first)
+    shapes = jax.eval_shape(lambda params, state: turn(0, (None, (params, state, 0, 0, 0)))[1], params, state)
+    _, _, history, taken, reason = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), shapes)
+    start = varying((params, state, history, taken, reason), axes)
+    before, after = jax.lax.fori_loop(0, 2, turn, (start, start))
+    params, state, history, taken, reason = before
+    history, final = jax.tree.map(lambda a: a[:steps], history), jax.tree.map(lambda a: a[0], after[2])
+    return Run(params, state, history, taken, reason, final)
+
+
+def _scan(update, steps, params, state, ys, key, weights, first) -> Run:
+    """The same without a tolerance, differentiable in reverse mode."""
+
+    def step(carry, i):
+        params, state = carry
+        params, state, info = update(step_key(key, first + i), params, state, ys, weights)
+        return (params, state), info
+
+    (params, state), history = jax.lax.scan(step, (params, state), jnp.arange(steps, dtype=jnp.int32))
+    _, final = step((params, state), jnp.asarray(steps, jnp.int32))
+    good = history.finite & jnp.isfinite(history.objective)
+    gave_up = ~jnp.any(good[-REJECTIONS:]) & (steps >= REJECTIONS)
+    reason = jnp.where(gave_up, Reason.NONFINITE, Reason.MAX_STEPS)
+    return Run(params, state, history, jnp.asarray(steps, jnp.int32), reason.astype(jnp.int32), final)
+
+
+def update_of(rule: Rule) -> Callable[..., tuple]:
+    """Its update, of positional arguments."""
+
+    def update(key, params, state, ys, weights):
+        return rule.update(key, params, state, ys, weights=weights)
+
+    return update
+
+
+def step_key(key: jax.Array | None, step: int | jax.Array) -> jax.Array | None:
+    """The key of one step."""
+    return None if key is None else jax.random.fold_in(key, step)
