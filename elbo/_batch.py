@@ -2,13 +2,13 @@
 
 import contextlib
 from collections.abc import Callable, Iterator
+from functools import partial
 
 import jax
 import jax.numpy as jnp
 from jax.sharding import NamedSharding, PartitionSpec
 
 from ._chunks import ChunkSize, automatic_size, check_chunk_size
-from ._devices import axes_of
 from ._model import Params
 from ._types import PyTree
 from ._values import Compiled, value
@@ -32,13 +32,7 @@ class _Batched:
         batch_length(ys)
         sharding = jax.typeof(jax.tree.leaves(ys)[0]).sharding
         axis = next(iter(sharding.spec), None)
-        # a chunk of data that are spread over devices would be gathered on each of them
-        spread = axis is not None or (jax.device_count() > 1 and not axes_of(ys))
-        chunk = None if self.batch_size == "auto" and spread else self.batch_size
-
-        def run(params, ys, key):
-            return _evaluate(self.one, chunk, params, ys, key)
-
+        run = partial(_evaluate, self.one, self.batch_size)
         if axis is None:
             return run(params, ys, key)
         # data on a mesh with explicit axes (what jax.make_mesh makes): let the compiler place what is in between

@@ -7,6 +7,7 @@ import jax
 import numpy as np
 from jax.extend.core import Jaxpr
 
+from ._devices import axes_of
 from ._types import PyTree
 
 ChunkSize = int | Literal["auto"] | None
@@ -20,11 +21,11 @@ _CPU_BYTES, _ACCELERATOR_BYTES = 3 << 20, 1 << 28
 def automatic_size(f: Callable[..., PyTree], shared: PyTree, data: PyTree) -> int:
     """How many data to take in one go: so many that the largest array of f(shared, *data) has 3 MB (a CPU's cache).
 
-    On an accelerator 256 MB, for there it is the memory that counts; at least 32 data. `data` is a tuple of pytrees
-    with a common leading axis N.
+    On an accelerator 256 MB, for there it is the memory that counts; at least 32 data. All of them where they may be
+    spread over devices: a chunk would be gathered on each. `data` is a tuple of pytrees with a common leading axis N.
     """
     size = jax.tree.leaves(data)[0].shape[0]
-    if size <= SMALLEST:
+    if size <= SMALLEST or (jax.device_count() > 1 and not axes_of(data)):
         return size
     budget = _CPU_BYTES if jax.default_backend() == "cpu" else _ACCELERATOR_BYTES
 

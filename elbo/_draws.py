@@ -37,7 +37,7 @@ def draws_the_impossible(
     (True, False, False)
     """
     y = widen(y)
-    q = model.encoder(params.psi, y)
+    q = model.posterior(params, y)
     # one draw is that of the key itself, several are those of its parts
     keys = jnp.concatenate([key[None], jax.random.split(key, _samples(estimator))])
     zs = jax.tree.map(lambda a, b: jnp.concatenate([a[None], b]), q.mode(), jax.vmap(q.sample)(keys))
@@ -62,7 +62,7 @@ def may_draw_the_impossible(model: Model, params: Params, y: PyTree) -> bool:
 
     def look(y):
         y = widen(y)
-        q = model.encoder(params.psi, y)
+        q = model.posterior(params, y)
         continuous = getattr(getattr(q, "outer", q), "reparameterized", False)
         seen.append(meets(lambda z: terms(model.log_joint, params.theta, z, y), q.mode()) if continuous else _DECIDES)
 

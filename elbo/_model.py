@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 import jax
 
+from ._encoder import ExactEncoder
 from ._sequence import finite_where_it_counts
 from ._types import PyTree
 from ._values import described
@@ -12,10 +13,13 @@ from .posteriors.protocol import Posterior
 
 
 class Params(NamedTuple):
-    """Parameters of a model: `theta` of P_Θ(z, y), `psi` of the encoder P_Ψ(z|y). Any pytrees of arrays."""
+    """Parameters of a model: `theta` of P_Θ(z, y), `psi` of the encoder P_Ψ(z|y). Any pytrees of arrays.
+
+    An exact encoder needs no psi: where it is None, the posterior is that of theta.
+    """
 
     theta: PyTree
-    psi: PyTree
+    psi: PyTree = None
 
     @classmethod
     def tied(cls, theta: PyTree) -> "Params":
@@ -50,6 +54,12 @@ class Model(NamedTuple):
     log_joint: Callable[[PyTree, PyTree, PyTree], Any]
     encoder: Callable[[PyTree, PyTree], Posterior]
     usable: Callable[[PyTree], jax.Array] = finite_where_it_counts
+
+    def posterior(self, params: Params, y: PyTree) -> Posterior:
+        """P_Ψ(z|y) of one datum; at Ψ = Θ where `params.psi` is None and the encoder is exact."""
+        if params.psi is None and isinstance(self.encoder, ExactEncoder):
+            return self.encoder(params.theta, y)
+        return self.encoder(params.psi, y)
 
     def __repr__(self) -> str:
         return described("Model", *self)

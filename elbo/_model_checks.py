@@ -40,12 +40,12 @@ class Trial(NamedTuple):
         """f(q, y) of the first datum while tracing: nothing is computed. f returns no arrays."""
         out: list[Any] = []
         first = jax.tree.map(lambda a: a[0], self.ys)
-        jax.eval_shape(lambda y: out.append(f(self.model.encoder(self.params.psi, y), y)), first)
+        jax.eval_shape(lambda y: out.append(f(self.model.posterior(self.params, y), y)), first)
         return out[0]
 
     def each(self, f: Callable[..., PyTree], *rest: PyTree) -> PyTree:
         """f(q, y, *rest) of every datum; rest has a leading axis N."""
-        return jax.jit(jax.vmap(lambda y, *r: f(self.model.encoder(self.params.psi, y), y, *r)))(self.ys, *rest)
+        return jax.jit(jax.vmap(lambda y, *r: f(self.model.posterior(self.params, y), y, *r)))(self.ys, *rest)
 
     def terms(self, z: PyTree, y: PyTree) -> tuple[jax.Array, ...]:
         """The terms of log_joint."""

@@ -46,7 +46,7 @@ def bound(
 
 def _parts(model, params, y, key, estimator):
     params, y = _met(params, y)
-    q = model.encoder(params.psi, y)
+    q = model.posterior(params, y)
     energy, entropy = expect_with_entropy(lambda z: terms(model.log_joint, params.theta, z, y), q, estimator, key)
     return sum(energy), entropy
 
@@ -193,7 +193,7 @@ class _Decompose:
         energy, entropy = jnp.where(nothing, -jnp.inf, _reported(energy)), jnp.where(nothing, 0, entropy)
         psi = self.posterior.e_step(params.theta, params.psi)
         log_p = _reported(_log_evidence(self.model.log_joint, self.posterior, params, y))
-        gap = -_reported(-kl(self.model.encoder(params.psi, y), self.posterior(psi, y)))
+        gap = -_reported(-kl(self.model.posterior(params, y), self.posterior(psi, y)))
         return Decomposition(energy, entropy, whole, log_p, gap)
 
 

@@ -2,21 +2,21 @@
 
 from ._compose import chain, minibatches, repeat, restrict
 from ._damp import damp
-from ._e_step import Statistics, expected_statistics, maximize
+from ._e_step import Statistics, expected_statistics
 from ._eg import eg_step
 from ._em import em_step
-from ._fit import Fit, fit
+from ._fit import fit
+from ._m_step import maximize
 from ._rule import Info, Rule, Update
-from ._run import Reason, Run, best, run
+from ._run import Reason, Result, best, run
 from ._vae import vae_step
 from ._vem import vem_step
 
 __all__ = [
-    "Fit",
     "Info",
     "Reason",
+    "Result",
     "Rule",
-    "Run",
     "Statistics",
     "Update",
     "best",

@@ -11,10 +11,11 @@ from elbo import Estimator, Model, Params
 from elbo.extend import ChunkSize, PyTree, axes_of, batch_length, bound, is_family, varying, widened
 from elbo.numerics import IMPOSSIBLE, all_finite
 
-from ._chunks import check_weights, split, sum_over_chunks
-from ._e_step import count_floored
+from ._chunks import sum_over_chunks
+from ._data import check_weights, split
 from ._finite import choose, finite_or
 from ._impossible import is_hidden
+from ._m_step import count_floored
 from ._moving import join, part
 from ._priors import log_prior
 from ._rule import Info

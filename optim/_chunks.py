@@ -120,20 +120,3 @@ def sum_over_chunks(
         finite = all_finite(sums)
     values, bound, weight = sums
     return Sums(values, bound, weight, jnp.sum(~valid | meant, dtype=jnp.int32) - kept, finite)
-
-
-def check_weights(weights: jax.Array | None, size: int, params: Params) -> jax.Array:
-    """Weights [N] in the dtype that sums over data are taken in, 1 by default; raises on another shape."""
-    dtype = at_least_single(dtype_of(params))
-    if weights is None:
-        return jnp.ones(size, dtype)
-    if isinstance(weights, list | tuple):
-        raise TypeError(f"weights: got a {type(weights).__name__}, expected one array [{size}]: jnp.asarray(weights)")
-    if jnp.shape(weights) != (size,):
-        raise ValueError(f"weights: got shape {list(jnp.shape(weights))}, expected [{size}], one for each datum of ys")
-    return jnp.asarray(weights, dtype)
-
-
-def split(key: jax.Array | None, size: int) -> jax.Array | None:
-    """One key per datum, or None."""
-    return None if key is None else jax.random.split(key, size)

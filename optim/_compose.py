@@ -10,7 +10,7 @@ from elbo import Params
 from elbo.extend import PyTree, axes_of, batch_length, value, varying
 
 from ._arguments import require_count, require_rule
-from ._chunks import check_weights, split
+from ._data import check_weights, split
 from ._moving import moves
 from ._rule import Info, Rule, rule_of
 

@@ -1,19 +1,20 @@
-"""Data that are not feasible, left out before the derivative is taken: NaN times weight 0 is NaN."""
+"""Data as the rules take them in: their weights and keys; what is not feasible is left out before the derivative."""
 
 from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 
-from elbo.extend import PyTree, axes_of, varying
+from elbo import Params
+from elbo.extend import PyTree, at_least_single, axes_of, dtype_of, varying
 from elbo.numerics import all_finite
 
 
 def settle(f: Callable[..., tuple[PyTree, jax.Array]], shapes: PyTree, good: jax.Array, *args: PyTree) -> tuple:
     """`f(good, *args)`, where f gives sums over the good data, and which of them are feasible.
 
-    If some are not while a sum is not finite, they may be why, and a second turn of the same compiled loop leaves them
-    out, too. Where all is well there is one turn.
+    NaN times weight 0 is NaN. If some data are not feasible while a sum is not finite, they may be why, and a second
+    turn of the same compiled loop leaves them out, too. Where all is well there is one turn.
 
     Args:
       f: gives `(sums, left)`, `left` bool [N]; it closes over no tracer.
@@ -70,3 +71,20 @@ def replaced(good: jax.Array, data: PyTree) -> PyTree:
         return jnp.where(good.reshape(-1, *(1,) * (leaf.ndim - 1)), leaf, stand_in)
 
     return jax.tree.map(replace, data)
+
+
+def check_weights(weights: jax.Array | None, size: int, params: Params) -> jax.Array:
+    """Weights [N] in the dtype that sums over data are taken in, 1 by default; raises on another shape."""
+    dtype = at_least_single(dtype_of(params))
+    if weights is None:
+        return jnp.ones(size, dtype)
+    if isinstance(weights, list | tuple):
+        raise TypeError(f"weights: got a {type(weights).__name__}, expected one array [{size}]: jnp.asarray(weights)")
+    if jnp.shape(weights) != (size,):
+        raise ValueError(f"weights: got shape {list(jnp.shape(weights))}, expected [{size}], one for each datum of ys")
+    return jnp.asarray(weights, dtype)
+
+
+def split(key: jax.Array | None, size: int) -> jax.Array | None:
+    """One key per datum, or None."""
+    return None if key is None else jax.random.split(key, size)

@@ -1,4 +1,4 @@
-"""Expected sufficient statistics as a derivative of the objective, and the closed-form M step that reads them."""
+"""The exact E step, and the expected sufficient statistics: a derivative of the objective at its posterior."""
 
 from functools import partial
 from typing import NamedTuple
@@ -21,9 +21,10 @@ from elbo.extend import (
     with_tap,
 )
 
-from ._chunks import check_weights, split, sum_over_chunks
+from ._chunks import sum_over_chunks
+from ._data import check_weights, split
 from ._impossible import is_hidden
-from ._priors import add_prior, flatten
+from ._priors import flatten
 
 
 class Statistics(NamedTuple):
@@ -43,6 +44,17 @@ class Statistics(NamedTuple):
     dropped: jax.Array
 
 
+def exact_e_step(model: Model, params: Params) -> PyTree:
+    """argmax over Ψ of L at Θ, as the model's encoder gives it; raises if the encoder has no exact E step."""
+    step = getattr(model.encoder, "e_step", None)
+    if step is None:
+        raise TypeError(
+            f"model.encoder: {model.encoder!r} has no exact E step (no method `e_step(theta, psi)`). Make it by "
+            "elbo.exact(log_joint, structure), or use a rule with a gradient E step: vem_step or vae_step"
+        )
+    return step(params.theta, params.psi)
+
+
 def expected_statistics(
     model: Model,
     params: Params,
@@ -51,7 +63,7 @@ def expected_statistics(
     weights: jax.Array | None = None,
     key: jax.Array | None = None,
     estimator: Estimator | None = None,
-    chunk_size: ChunkSize = None,
+    chunk_size: ChunkSize = "auto",
     moving: PyTree = None,
 ) -> Statistics:
     """Σ_y w_y E_q[T(z, y)] for every family of Θ, with q = P_Ψ(z|y): the gradient of E_q ln P_Θ in the families' taps.
@@ -63,8 +75,7 @@ def expected_statistics(
       weights: [N], 1 by default.
       key: needed only if the estimator samples.
       estimator: how to take the expectation; `Automatic` by default.
-      chunk_size: data in one chunk, all by default; "auto" for as many as the fast memory holds. The memory
-        needed is that of one chunk; N need not be a multiple.
+      chunk_size: data in one chunk, as in `em_step`. The memory needed is that of one chunk; N need not be a multiple.
       moving: theta with None in place of families whose statistics are not wanted (their statistics are None); those
         may be read in any way, see `require_taps`. All are wanted by default.
 
@@ -73,6 +84,7 @@ def expected_statistics(
       sums its own part; `jax.lax.psum` of them is the whole.
 
     >>> import elbo
+    >>> from elbo import optim
     >>> from elbo.models.families import Bernoulli
     >>> log_joint = lambda theta, z, y: jnp.dot(z, theta.log_prob(y))
     >>> model = elbo.Model(log_joint, elbo.exact(log_joint, elbo.categorical(2)))
@@ -80,7 +92,7 @@ def expected_statistics(
     >>> statistics = expected_statistics(model, Params.tied(coins), jnp.array([[1.0], [1.0], [0.0]]))
     >>> statistics.families.zeros[:, 0].tolist(), statistics.families.ones[:, 0].tolist()
     ([0.75, 0.25], [0.5, 1.5])
-    >>> maximize(coins, statistics).probabilities()[:, 0].tolist()
+    >>> optim.maximize(coins, statistics).probabilities()[:, 0].tolist()
     [0.4, 0.8571]
     """
     size = batch_length(ys)
@@ -97,36 +109,6 @@ def expected_statistics(
     return Statistics(families, jnp.where(hidden, -jnp.inf, sums.bound), sums.weight, sums.dropped)
 
 
-def maximize(theta: PyTree, statistics: Statistics, *, prior: PyTree = None) -> PyTree:
-    """The closed-form M step: each family of theta replaced by its argmax; other leaves stay.
-
-    Args:
-      theta: the parameters that the statistics were measured with.
-      statistics: from `expected_statistics`, or a sum of such.
-      prior: theta with each family replaced by a prior (`statistics(family)`, `log_prob(family)`) or None; None for
-        none.
-    """
-    leaves, treedef = flatten(widened(theta))
-    families = treedef.flatten_up_to(add_prior(widened(theta), statistics.families, prior))
-    new = [leaf if s is None else leaf.maximize(s) for leaf, s in zip(leaves, families, strict=True)]
-    return jax.tree.map(lambda a, old: a.astype(jnp.asarray(old).dtype), treedef.unflatten(new), theta)
-
-
-def count_empty(theta: PyTree, families: PyTree) -> jax.Array:
-    """How many components the statistics hold no data of, an int scalar."""
-    leaves, treedef = flatten(theta)
-    pairs = zip(leaves, treedef.flatten_up_to(families), strict=True)
-    return sum(
-        (jnp.sum(leaf.empty(s), dtype=jnp.int32) for leaf, s in pairs if s is not None), jnp.zeros((), jnp.int32)
-    )
-
-
-def count_floored(theta: PyTree) -> jax.Array:
-    """How many scales of the families of theta stand at their floor, an int scalar."""
-    floored = [leaf.floored() for leaf in flatten(theta)[0] if is_family(leaf) and hasattr(leaf, "floored")]
-    return sum((jnp.sum(f, dtype=jnp.int32) for f in floored), jnp.zeros((), jnp.int32))
-
-
 def _linear(model, estimator, tapped, axes, params, ys, keys):
     """L of each datum [N], and how to sum E_q[T] over data with weights."""
     leaves, treedef = flatten(params.theta)
@@ -138,7 +120,7 @@ def _linear(model, estimator, tapped, axes, params, ys, keys):
         return treedef.unflatten([a if t is None else with_tap(a, t) for a, t in zip(leaves, taps, strict=True)])
 
     def datum(taps, y, key):
-        q = model.encoder(params.psi, y)
+        q = model.posterior(params, y)
 
         def joint(z):
             kind = jax.tree.structure(z), *map(jax.typeof, jax.tree.leaves(z))

@@ -10,7 +10,7 @@ from elbo.extend import ChunkSize, PyTree, value
 
 from ._arguments import require_model, require_optimizer, require_params
 from ._ascent import Ascent, ascend
-from ._em import exact_e_step
+from ._e_step import exact_e_step
 from ._moving import moves
 from ._rule import Rule, rule_of
 
@@ -20,7 +20,7 @@ def eg_step(
     optimizer: optax.GradientTransformation,
     *,
     prior: PyTree = None,
-    chunk_size: ChunkSize = None,
+    chunk_size: ChunkSize = "auto",
     estimator: Estimator | None = None,
 ) -> Rule:
     """Ψ ← the exact posterior, then one optimiser step in Θ on E_q ln P_Θ(z, y) at that fixed q.
@@ -31,7 +31,7 @@ def eg_step(
       model: with an exact encoder; theta is any pytree of floating-point arrays and families.
       optimizer: an optax optimiser for theta. Line searches (`optax.lbfgs()`) are given ln P_Θ(y) to evaluate.
       prior: theta with each family replaced by a prior, or None.
-      chunk_size: data in one chunk; all by default; "auto" for as many as the fast memory holds.
+      chunk_size: data in one chunk, as in `em_step`; None for all.
       estimator: how to take the expectation; `Automatic` by default.
 
     >>> import elbo, jax.numpy as jnp
@@ -67,7 +67,7 @@ class _EG:
 
         chosen = moves(params, self.where).theta
         theta, state, info = ascend(self.ascent, assemble, params.theta, chosen, state, ys, weights, key)
-        return Params(theta, e_step(theta)), state, info
+        return Params(theta, None if params.psi is None else e_step(theta)), state, info
 
     def rebuild(self, *, where=(), rate=None, total=None):
         if rate is not None:

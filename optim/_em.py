@@ -7,7 +7,7 @@ from elbo import Estimator, Model, Params
 from elbo.extend import ChunkSize, PyTree, value
 
 from ._arguments import require_model, require_params
-from ._e_step import expected_statistics
+from ._e_step import exact_e_step, expected_statistics
 from ._m_step import MStep
 from ._rule import Rule, rule_of
 
@@ -66,20 +66,10 @@ class _EM:
         statistics = expected_statistics(self.model, tied, ys, weights=weights, key=key, **options)
         theta, state, info = self.m_step.update(tied, statistics, state)
         # the next E step is a copy, so it is taken at once: what is returned is a model with its own posterior
-        return Params(theta, exact_e_step(self.model, Params(theta, tied.psi))), state, info
+        psi = None if params.psi is None else exact_e_step(self.model, Params(theta, tied.psi))
+        return Params(theta, psi), state, info
 
     def rebuild(self, *, where=(), rate=None, total=None):
         if not where and rate is None:
             return None
         return rule_of(replace(self, m_step=self.m_step.rebuild(where, rate)))
-
-
-def exact_e_step(model: Model, params: Params) -> PyTree:
-    """argmax over Ψ of L at Θ, as the model's encoder gives it; raises if the encoder has no exact E step."""
-    step = getattr(model.encoder, "e_step", None)
-    if step is None:
-        raise TypeError(
-            f"model.encoder: {model.encoder!r} has no exact E step (no method `e_step(theta, psi)`). Make it by "
-            "elbo.exact(log_joint, structure), or use a rule with a gradient E step: vem_step or vae_step"
-        )
-    return step(params.theta, params.psi)

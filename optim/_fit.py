@@ -4,7 +4,7 @@ import contextlib
 import warnings
 from collections.abc import Callable, Iterator
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -15,27 +15,7 @@ from elbo.extend import PyTree, batch_length
 
 from ._arguments import require_count, require_params, require_rule, require_tolerance
 from ._rule import Info, Rule
-from ._run import Reason, Seen, loop, update_of
-
-
-class Fit(NamedTuple):
-    """What a fit returns.
-
-    Attributes:
-      params: the last parameters.
-      state: the rule's state; `fit(..., params, state=state, first=steps)` goes on from here.
-      history: `Info` of every step, NumPy arrays [steps]; None if no step was taken.
-      steps: how many were taken.
-      reason: why it stopped.
-      final: `Info` of the parameters returned; None if no step was taken, or if Ctrl-C came once more.
-    """
-
-    params: Params
-    state: PyTree
-    history: Info | None
-    steps: int
-    reason: Reason
-    final: Info | None
+from ._run import Reason, Result, Seen, loop, update_of
 
 
 def fit(
@@ -52,7 +32,7 @@ def fit(
     every: int = 10,
     progress: bool = True,
     callback: Callable[[int, Params, Info], Any] | None = None,
-) -> Fit:
+) -> Result:
     """Runs a rule, `every` steps at a time in one compiled loop, and shows how it goes.
 
     The result is that of `run` with the same key, whatever `every` is. Ctrl-C stops it and loses nothing. Warns at its
@@ -124,7 +104,7 @@ def fit(
             final = jax.tree.map(lambda a: np.asarray(a)[0], report)
     if final is not None and (trouble := _trouble(final)):
         warnings.warn(f"fit: the parameters returned have {', '.join(trouble)}", RuntimeWarning, stacklevel=2)
-    return Fit(params, state, joined, done, reason, final)
+    return Result(params, state, joined, done, reason, final)
 
 
 def _trouble(info: Info) -> list[str]:

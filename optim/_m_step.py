@@ -9,7 +9,7 @@ from elbo import Params
 from elbo.extend import PyTree, is_family, value, widened
 
 from ._averages import Rate, average, begin
-from ._e_step import Statistics, count_empty, count_floored, maximize
+from ._e_step import Statistics
 from ._finite import keep_finite
 from ._moving import moves, whole_families
 from ._priors import add_prior, flatten, log_prior
@@ -62,6 +62,36 @@ class MStep:
         if rate is not None and self.rate is not None:
             raise ValueError(f"rule: is damped already, with rate {self.rate}; damp it once")
         return replace(self, where=(*self.where, *where), rate=self.rate if rate is None else rate)
+
+
+def maximize(theta: PyTree, statistics: Statistics, *, prior: PyTree = None) -> PyTree:
+    """The closed-form M step: each family of theta replaced by its argmax; other leaves stay.
+
+    Args:
+      theta: the parameters that the statistics were measured with.
+      statistics: from `expected_statistics`, or a sum of such.
+      prior: theta with each family replaced by a prior (`statistics(family)`, `log_prob(family)`) or None; None for
+        none.
+    """
+    leaves, treedef = flatten(widened(theta))
+    families = treedef.flatten_up_to(add_prior(widened(theta), statistics.families, prior))
+    new = [leaf if s is None else leaf.maximize(s) for leaf, s in zip(leaves, families, strict=True)]
+    return jax.tree.map(lambda a, old: a.astype(jnp.asarray(old).dtype), treedef.unflatten(new), theta)
+
+
+def count_empty(theta: PyTree, families: PyTree) -> jax.Array:
+    """How many components the statistics hold no data of, an int scalar."""
+    leaves, treedef = flatten(theta)
+    pairs = zip(leaves, treedef.flatten_up_to(families), strict=True)
+    return sum(
+        (jnp.sum(leaf.empty(s), dtype=jnp.int32) for leaf, s in pairs if s is not None), jnp.zeros((), jnp.int32)
+    )
+
+
+def count_floored(theta: PyTree) -> jax.Array:
+    """How many scales of the families of theta stand at their floor, an int scalar."""
+    floored = [leaf.floored() for leaf in flatten(theta)[0] if is_family(leaf) and hasattr(leaf, "floored")]
+    return sum((jnp.sum(f, dtype=jnp.int32) for f in floored), jnp.zeros((), jnp.int32))
 
 
 def info_of(theta: PyTree, statistics: Statistics, seen: Statistics, prior: PyTree, finite: jax.Array) -> Info:

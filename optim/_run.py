@@ -32,26 +32,27 @@ class Reason(enum.IntEnum):
     """A callback or a person stopped it (`fit` only)."""
 
 
-class Run(NamedTuple):
-    """What a run returns.
+class Result(NamedTuple):
+    """What `run` and `fit` return. Those of `fit` are on the host: NumPy arrays, an int, a `Reason`.
 
     Attributes:
       params: the last parameters.
-      state: the rule's state, from which another run goes on.
-      history: `Info` of every step, arrays of the length asked for; after the steps taken `elbo` and `objective` hold
-        −∞ and the others 0 or False.
-      steps: how many were taken; int.
-      reason: a value of `Reason`; int.
+      state: the rule's state; `run(..., params, state=state, first=steps)` goes on from here.
+      history: `Info` of every step. From `run` arrays of the length asked for; after the steps taken `elbo` and
+        `objective` hold −∞ and the others 0 or False. From `fit` only the steps taken, None if there were none.
+      steps: how many were taken.
+      reason: a value of `Reason`.
       final: `Info` of the parameters returned, where that of the last step is of those before it; `final.finite` says
-        whether one more step would be. Sampled bounds are drawn with the key of that step.
+        whether one more step would be. Sampled bounds are drawn with the key of that step. From `fit` None if no step
+        was taken, or if Ctrl-C came once more.
     """
 
     params: Params
     state: PyTree
-    history: Info
-    steps: jax.Array
-    reason: jax.Array
-    final: Info
+    history: Info | None
+    steps: jax.Array | int
+    reason: jax.Array | Reason
+    final: Info | None
 
 
 @partial(jax.jit, static_argnames=("rule", "steps"))
@@ -61,12 +62,12 @@ def run(
     ys: PyTree,
     *,
     key: jax.Array | None = None,
-    steps: int = 100,
+    steps: int = 1000,
     tolerance: float | jax.Array | None = None,
     weights: jax.Array | None = None,
     state: PyTree = None,
     first: int | jax.Array = 0,
-) -> Run:
+) -> Result:
     """Up to `steps` updates of a rule, compiled once for each rule, shape and number of steps; a pure function.
 
     Under vmap (over data sets, restarts, keys) each member stops by itself; the loop ends with the last.
@@ -116,7 +117,7 @@ def run(
     return fast(consts, params, state, ys, key, weights, first)
 
 
-def best(runs: Run) -> Run:
+def best(runs: Result) -> Result:
     """The run of a batch (made by vmap over starts) whose parameters returned drop the fewest data, and of these those
     with the highest objective; NaN never wins.
 
@@ -125,9 +126,10 @@ def best(runs: Run) -> Run:
 
     >>> objective, dropped = jnp.array([-3.0, -1.0, 0.0]), jnp.array([0, 0, 9])
     >>> final = jax.tree.map(lambda a: jnp.broadcast_to(a, 3), Info(objective, objective, dropped=dropped))
-    >>> best(Run(jnp.arange(3.0), (), (), (), (), final)).params.tolist()
+    >>> best(Result(jnp.arange(3.0), (), (), (), (), final)).params.tolist()
     1.0
     """
+    assert runs.final is not None  # of `run`, not of `fit`
     objective, dropped = runs.final.objective, runs.final.dropped
     known = ~jnp.isnan(objective)
     fewest = jnp.min(jnp.where(known, dropped, jnp.iinfo(jnp.int32).max))
@@ -192,7 +194,7 @@ def loop(update, params, state, ys, key, weights, tolerance, first, limit, seen:
     return params, state, history, taken, reason
 
 
-def _run(update, steps, tolerance, params, state, ys, key, weights, first) -> Run:
+def _run(update, steps, tolerance, params, state, ys, key, weights, first) -> Result:
     """The steps, and then the same loop for one step more, of which nothing but the report is kept."""
 
     def turn(i, runs):
@@ -210,10 +212,10 @@ def _run(update, steps, tolerance, params, state, ys, key, weights, first) -> Ru
     before, after = jax.lax.fori_loop(0, 2, turn, (start, start))
     params, state, history, taken, reason = before
     history, final = jax.tree.map(lambda a: a[:steps], history), jax.tree.map(lambda a: a[0], after[2])
-    return Run(params, state, history, taken, reason, final)
+    return Result(params, state, history, taken, reason, final)
 
 
-def _scan(update, steps, params, state, ys, key, weights, first) -> Run:
+def _scan(update, steps, params, state, ys, key, weights, first) -> Result:
     """The same without a tolerance, differentiable in reverse mode."""
 
     def step(carry, i):
@@ -226,7 +228,7 @@ def _scan(update, steps, params, state, ys, key, weights, first) -> Run:
     good = history.finite & jnp.isfinite(history.objective)
     gave_up = ~jnp.any(good[-REJECTIONS:]) & (steps >= REJECTIONS)
     reason = jnp.where(gave_up, Reason.NONFINITE, Reason.MAX_STEPS)
-    return Run(params, state, history, jnp.asarray(steps, jnp.int32), reason.astype(jnp.int32), final)
+    return Result(params, state, history, jnp.asarray(steps, jnp.int32), reason.astype(jnp.int32), final)
 
 
 def update_of(rule: Rule) -> Callable[..., tuple]:

@@ -18,7 +18,7 @@ def vae_step(
     optimizer: optax.GradientTransformation,
     *,
     prior: PyTree = None,
-    chunk_size: ChunkSize = None,
+    chunk_size: ChunkSize = "auto",
     estimator: Estimator | None = None,
 ) -> Rule:
     """One optimiser step in (Ψ, Θ) on L, its gradient exact or sampled as the estimator says (Kingma & Welling 2014).
@@ -27,7 +27,7 @@ def vae_step(
       model: any; psi and theta are pytrees of floating-point arrays and families.
       optimizer: an optax optimiser for `Params(theta, psi)`.
       prior: theta with each family replaced by a prior, or None.
-      chunk_size: data in one chunk; all by default; "auto" for as many as the fast memory holds.
+      chunk_size: data in one chunk, as in `em_step`; None for all.
       estimator: how to take the expectation; by default the best that each term of log_joint allows,
         `Reparameterized()` for a network in z.
 

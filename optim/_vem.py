@@ -21,7 +21,7 @@ def vem_step(
     optimizer: optax.GradientTransformation,
     *,
     prior: PyTree = None,
-    chunk_size: ChunkSize = None,
+    chunk_size: ChunkSize = "auto",
     estimator: Estimator | None = None,
     keep: bool = False,
 ) -> Rule:
@@ -31,7 +31,7 @@ def vem_step(
       model: with any encoder, and families as the leaves of theta.
       optimizer: an optax optimiser for psi.
       prior: theta with each family replaced by a prior, or None.
-      chunk_size: data in one chunk; all by default; "auto" for as many as the fast memory holds.
+      chunk_size: data in one chunk, as in `em_step`; None for all.
       estimator: how to take the expectation; `Automatic` by default.
       keep: what to do with leaves of theta that are not in a family: raise, or keep them.
 

@@ -144,7 +144,7 @@ def importance_weighted(model: elbo.Model, samples: int) -> Callable[..., jax.Ar
     """
 
     def one(params, y, key):
-        q = model.encoder(params.psi, y)
+        q = model.posterior(params, y)
 
         def log_weight(key):
             z = q.sample(key)
@@ -230,7 +230,7 @@ def compute(tell: Callable[[str], None], size: Size = FULL) -> Result:
 
 def codes(model, params, ys):
     """The mode of q for each datum."""
-    return jax.jit(jax.vmap(lambda y: model.encoder(params.psi, y).mode()))(ys)
+    return jax.jit(jax.vmap(lambda y: model.posterior(params, y).mode()))(ys)
 
 
 def score(model, params, test, seen, samples):

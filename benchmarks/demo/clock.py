@@ -30,7 +30,7 @@ class Trace(NamedTuple):
     params: elbo.Params
 
 
-def fit(*args: Any, **options: Any) -> optim.Fit:
+def fit(*args: Any, **options: Any) -> optim.Result:
     """`optim.fit` without its bar. Ctrl-C, which it takes for the end of one fit, ends the demo."""
     result = optim.fit(*args, progress=False, **options)
     if result.reason is optim.Reason.STOPPED:

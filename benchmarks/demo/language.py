@@ -206,7 +206,7 @@ def used_by_states(model: elbo.Model) -> Callable[[elbo.Params, jax.Array], jax.
     """`f(params, ys)`: KL(q(z|y), P(z)) of each text, [N], nats; exact, for ln P(z) is affine in the path."""
 
     def one(params, y):
-        q = model.encoder(params.psi, y)
+        q = model.posterior(params, y)
         steps = params.theta.transition.logits
         prior = elbo.posteriors.ChainPosterior(
             params.theta.initial.logits, jax.nn.log_softmax(steps), jnp.zeros(q.states.shape), q.length

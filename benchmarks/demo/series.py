@@ -89,7 +89,7 @@ def compute(tell: Callable[[str], None], starts: int = 8, steps: int = 500) -> R
     return Result(years, counts, quakes, nile_years, flow, flows, starts)
 
 
-def _climb(model, start, starts: int, ys, steps: int) -> optim.Run:
+def _climb(model, start, starts: int, ys, steps: int) -> optim.Result:
     """Runs from several starts: one compiled run, mapped over them."""
     rule = optim.em_step(model)
     params = jax.vmap(start)(jax.random.split(jax.random.key(0), starts))

@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 
 from elbo import LOG_ZERO
 from elbo.posteriors import ChainPosterior
+from elbo.posteriors.chain import homogeneous as chain_scaled
 from elbo.posteriors.chain import log_space as chain_log
 from elbo.posteriors.chain import passes as chain_passes
-from elbo.posteriors.chain import scaled as chain_scaled
 
 from .chains import forbidden, random_chain, smoothed, stack
 

@@ -15,10 +15,9 @@ from elbo import LOG_ZERO, Padded, StructureError
 from elbo.numerics import IMPOSSIBLE
 from elbo.posteriors import TreePosterior
 from elbo.posteriors.tree import charts as tree_chart
+from elbo.posteriors.tree import inside_outside
 from elbo.posteriors.tree import log_space as tree_log
-from elbo.posteriors.tree import outside as tree_outside
 from elbo.posteriors.tree import passes as tree_passes
-from elbo.posteriors.tree import scaled as tree_scaled
 from elbo.posteriors.tree.parse import shift
 
 from .trees import (
@@ -256,8 +255,8 @@ def passes(q):
         "value": tree_passes.log_partition(p, n),
         "smooth": tree_passes.smooth(p, n),
         "log": tree_log.smooth(p, n),
-        "scaled": cut(*tree_outside.smooth(shift(p, n), n)),
-        "scaled value": tree_scaled.log_partition(shift(p, n), n),
+        "scaled": cut(*inside_outside.smooth(shift(p, n), n)),
+        "scaled value": inside_outside.log_partition(shift(p, n), n),
     }
 
 

@@ -234,7 +234,7 @@ def test_a_real_interrupt_loses_nothing(em, delay):
 def test_best_explains_all_data_and_ranks_what_it_returns():
     final = {"objective": jnp.array([-3.0, -1.0, 0.0, jnp.nan]), "dropped": jnp.array([0, 0, 9, 0])}
     info = jax.tree.map(lambda a: jnp.broadcast_to(a, 4), Info(final["objective"], **final))
-    assert optim.best(optim.Run(jnp.arange(4), (), (), (), (), info)).params == 1
+    assert optim.best(optim.Result(jnp.arange(4), (), (), (), (), info)).params == 1
 
 
 def test_the_final_report_is_of_the_parameters_returned(em):

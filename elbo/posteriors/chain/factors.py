@@ -1,37 +1,31 @@
 """Chains in the probability domain: potentials as factors, and the bound on what rescaling them may lose."""
 
-import math
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from ...numerics import IMPOSSIBLE, LOG_ZERO, PRECISION
+from ...numerics import LOG_ZERO, PRECISION
+from ..structured.rescaling import factors, negligible, ratio
 
-# Why rescaling is harmless, or is found out.
+# The floor, and the two bounds of `structured.rescaling`.
 #
 # Forwards α_t = (α_{t-1} A) * E_t / c_t with c_t such that Σ_j α_t(j) = 1, and ln Z = Σ_t ln c_t + the maxima that were
-# taken out of A <= 1 and E <= 1. Backwards, with the same scales, β_{t-1} = A (E_t * β_t / c_t). A number below
-# `tiny` is lost. So a state that falls that far behind is lost with all paths through it, and these may be the only
-# ones that finish: how much a loss matters is what β says, not α.
-#
-# The forward pass is therefore made to err upwards. Factors are at least e tiny (hard zeros are 0), and α at least
-# δ f_t where δ = K tiny / eps and f_t is 1, or what the scale of the pass makes of it. One step then adds to an entry
-# of α, or takes from it, at most
+# taken out of A <= 1 and E <= 1. Backwards, with the same scales, β_{t-1} = A (E_t * β_t / c_t), and ∂ ln Z / ∂ α_t =
+# β_t because ⟨α_t, β_t⟩ = 1. α is kept at least δ f_t where δ = K tiny / eps and f_t is 1, or what the scale of the
+# pass makes of it. One step then adds to an entry of α, or takes from it, at most
 #     δ f_t (the floor) + (K products and their sum, the floors of A and E: 8 K tiny) / c_t = δ (f_t + 8 eps / c_t).
-# An x added to α_t(j) adds x β_t(j) to Z, relative to Z, because ⟨α_t, β_t⟩ = 1 with these scales. Hence
-#     |relative error of Z| <= δ Σ_t (f_t + 8 eps / c_t) Σ_j β_t(j),
-# and the same bounds the total variation between true and computed marginals. β itself loses 2 K tiny at most in a
-# step. Whatever an earlier frame adds has flowed into α_t <= 1 by then, since α never falls below the floor, so that
-# all this changes the bound by 32 T eps² at most where it holds. If the bound is small, the pass was right whatever
-# the potentials are; if it is large or NaN, log space decides.
+# Hence
+#     |relative error of Z| <= δ Σ_t (f_t + 8 eps / c_t) Σ_j β_t(j).
+# β itself loses 2 K tiny at most in a step. Whatever an earlier frame adds has flowed into α_t <= 1 by then, since α
+# never falls below the floor, so that all this changes the bound by 32 T eps² at most where it holds.
 #
 # Without β: where the entries of each column of A differ by a factor of at most r, β_t(i) <= r β_t(j) for all i and j,
 # and because ⟨α_t, β_t⟩ = 1, some β_t(j) <= 1. So Σ_j β_t(j) <= K r, and the forward pass has a bound by itself. In
 # float32 it suffices for transition potentials within about 40 nats of each other.
 
 
-class Scaled(NamedTuple):
+class Factors(NamedTuple):
     """Potentials as factors: initial, transitions and states <= 1.
 
     Attributes:
@@ -69,26 +63,20 @@ def product(vector: jax.Array, matrix: jax.Array, axis: int) -> jax.Array:
     return jax.lax.dot_general(vector, matrix, (((0,), (axis,)), ((), ())), precision=PRECISION)
 
 
-def factors(log: jax.Array, axes: tuple[int, ...]) -> tuple[jax.Array, jax.Array]:
-    """exp(log − max) and max; hard zeros are 0, other factors at least e times the smallest normal number."""
+def as_factors(log: jax.Array, axes: tuple[int, ...]) -> tuple[jax.Array, jax.Array]:
+    """The factors below the maximum over some axes, and the maximum."""
     top = jnp.max(log, axis=axes, keepdims=True)
-    return jnp.where(log <= IMPOSSIBLE, 0, jnp.exp(jnp.maximum(log - top, least_log(log.dtype)))), top
+    return factors(log, top), top
 
 
-def least_log(dtype: jnp.dtype) -> float:
-    """ln of the least factor but 0: a number below tiny may be flushed to 0."""
-    return math.log(float(jnp.finfo(dtype).tiny)) + 1
-
-
-def spread(log: jax.Array) -> jax.Array:
+def largest_difference(log: jax.Array) -> jax.Array:
     """The largest difference within a column of transition potentials, nats."""
     return jnp.max(jnp.max(log, axis=-2) - jnp.min(log, axis=-2), initial=0)
 
 
 def floor(initial: jax.Array) -> float:
     """δ, the least filtered probability that is kept."""
-    numbers = jnp.finfo(initial.dtype)
-    return float(numbers.tiny) / float(numbers.eps) * initial.size
+    return ratio(initial.dtype) * initial.size
 
 
 def loss(norms: jax.Array, floors: jax.Array | float = 1.0) -> jax.Array:
@@ -103,7 +91,7 @@ def verdict(log_z: jax.Array, lost: jax.Array, log_scale: jax.Array, possible: j
     """
     log_z = jnp.where(possible, log_z, LOG_ZERO)
     sound = jnp.isfinite(log_scale)
-    return jnp.where(sound, log_z, jnp.nan), (lost <= 16 * jnp.finfo(lost.dtype).eps) | ~possible | ~sound
+    return jnp.where(sound, log_z, jnp.nan), negligible(lost) | ~possible | ~sound
 
 
 def per_total(joint: jax.Array, inside: jax.Array, log_scale: jax.Array) -> jax.Array:

@@ -5,9 +5,9 @@ from typing import Any
 import jax
 
 from ..._platform import by_platform
-from ..structured.batching import unless
+from ..structured.batching import fallback_together
 from ..structured.rules import differentiable
-from . import log_space, scaled, steps
+from . import homogeneous, log_space, per_step
 from .path import Path, clean
 
 
@@ -25,19 +25,19 @@ def _forwards(potentials: Path, length: jax.Array) -> jax.Array:
     if len(potentials.states) == 1:
         return _slow(potentials, length)[0]
     log_z, right = in_probabilities(potentials).log_partition(potentials, length)
-    return unless(right, log_z, lambda p, n: _both_ways(p, n)[0], potentials, length)
+    return fallback_together(right, log_z, lambda p, n: _both_ways(p, n)[0], potentials, length)
 
 
 def _both_ways(potentials: Path, length: jax.Array) -> tuple[jax.Array, Path]:
     if len(potentials.states) == 1:
         return _slow(potentials, length)
     fast, right = in_probabilities(potentials).smooth(potentials, length)
-    return unless(right, fast, _slow, potentials, length)
+    return fallback_together(right, fast, _slow, potentials, length)
 
 
 def in_probabilities(potentials: Path) -> Any:
     """The passes in the probability domain."""
-    return scaled if potentials.homogeneous else steps
+    return homogeneous if potentials.homogeneous else per_step
 
 
 def _slow(potentials: Path, length: jax.Array) -> tuple[jax.Array, Path]:

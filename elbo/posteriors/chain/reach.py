@@ -6,15 +6,15 @@ import jax.numpy as jnp
 from ..._devices import axes_of, varying
 from ..._types import PyTree
 from ...numerics import IMPOSSIBLE
-from ..structured.batching import mended
+from ..structured.batching import mend_together
 from ..structured.frames import steps_mask
 from .factors import product
 from .path import Path
 
-# The scaled passes keep what falls far behind at a floor (`factors`), which also lends a little weight to a state
-# that nothing reaches, and through it to others that nothing reaches: where a path leads is therefore searched for, in
-# a loop over frames of its own. Zeros that EM has found seldom need it: after a few frames every state that a frame
-# allows is reached, which one product over all frames tells.
+# The passes in the probability domain keep what falls far behind at a floor (`factors`), which also lends a little
+# weight to a state that nothing reaches, and through it to others that nothing reaches: where a path leads is therefore
+# searched for, in a loop over frames of its own. Zeros that EM has found seldom need it: after a few frames every state
+# that a frame allows is reached, which one product over all frames tells.
 _FEW = 32
 
 
@@ -41,10 +41,10 @@ def where_reached(weights: PyTree, potentials: Path, length: jax.Array) -> tuple
         outside = (jnp.arange(few, len(states)) >= length)[:, None]
         opened = jnp.all(found[-1] == allowed[few - 1]) & jnp.all(outside | (leads > 0) | ~allowed[few:])
         opened = arrives & ((few >= length) | opened)
-        return mended(opened, (first, arrives), everywhere, potentials, length)
+        return mend_together(opened, (first, arrives), everywhere, potentials, length)
 
     free = jnp.all(potentials.initial > IMPOSSIBLE) & jnp.all(potentials.transitions > IMPOSSIBLE)
-    return mended(free, (weights, varying(jnp.array(True), axes_of(potentials))), search, potentials, length)
+    return mend_together(free, (weights, varying(jnp.array(True), axes_of(potentials))), search, potentials, length)
 
 
 def reached(potentials: Path, length: jax.Array) -> tuple[jax.Array, jax.Array]:

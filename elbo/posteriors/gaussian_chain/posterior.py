@@ -14,7 +14,7 @@ from ...linalg import matmul, triangular_inverse
 from ...numerics import PRECISION
 from ..derive import origin, require_degree, template
 from ..protocol import same_shapes
-from ..structured.batching import everywhere
+from ..structured.batching import all_of_batch
 from ..structured.frames import require_length
 from .blocks import constant, divided, frame_doubt, hessian_blocks, least_squares, potentials
 from .parts import Apart, Path, apart
@@ -259,7 +259,7 @@ def _posterior(g: Apart, z: jax.Array, sequence: Padded) -> GaussianChainPosteri
         return eliminate_precision(diagonal, jnp.concatenate([jnp.zeros_like(diagonal[:1]), below]), linear)
 
     # under vmap too only one of the two is computed
-    apart = everywhere(fits)
+    apart = all_of_batch(fits)
     seen = jax.lax.cond(apart, lambda: eliminate(rows), added)
     q = GaussianChainPosterior._from_elimination(seen._replace(shift=seen.shift + parts.doubt), centre, sequence.length)
     rests = (jnp.where(apart & mask.reshape(-1, *(1,) * (a.ndim - 1)), a, 0) for a in _rests(g, still, q, seen, rows))

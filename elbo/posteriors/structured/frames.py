@@ -40,3 +40,9 @@ def require_states(states: Any, frames: int) -> None:
             f"states: got {jnp.result_type(states)}{list(jnp.shape(states))}, expected integers [{frames}], the state "
             "of each frame; use jax.vmap over a batch"
         )
+
+
+def at(x: jax.Array, t: jax.Array) -> jax.Array:
+    """x[t] within a loop."""
+    # by its index, lest the compiler merges what computes all of x with cutting off the first frame
+    return jax.lax.dynamic_index_in_dim(x, t, keepdims=False)

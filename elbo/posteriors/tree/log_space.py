@@ -11,8 +11,8 @@ from ...numerics import IMPOSSIBLE, LOG_ZERO, within
 from ..structured.log_space import settle
 from . import charts
 from .charts import Chart, cut
+from .inside_outside import blocks, varying
 from .parse import Parse, Shifted, Spans, shift
-from .scaled import blocks, varying
 
 Reduce = Callable[..., jax.Array]
 _PARTS = 2

@@ -7,37 +7,38 @@ import jax
 import jax.numpy as jnp
 
 from ...numerics import IMPOSSIBLE, LOG_ZERO, PRECISION
+from ..structured.batching import by_batch_size
 from ..structured.frames import steps_mask
 from ..structured.log_space import pairwise_sum
-from . import alone
-from .factors import Filtered, Scaled, floor, least_log, loss, per_total, product, spread, verdict
-from .factors import factors as as_factors
+from ..structured.rescaling import least_log
+from . import low_latency
+from .factors import Factors, Filtered, as_factors, floor, largest_difference, loss, per_total, product, verdict
 from .path import Path, clean
 from .reach import where_reached
 
 
 def log_partition(potentials: Path, length: jax.Array) -> tuple[jax.Array, jax.Array]:
     """ln Z, and whether it is known to be right; the forward pass only. O(T K²)."""
-    return _choose(_log_partition, potentials)(potentials, length)
+    return _by_size(_log_partition, potentials)(potentials, length)
 
 
 def smooth(potentials: Path, length: jax.Array) -> tuple[tuple[jax.Array, Path], jax.Array]:
     """(ln Z, marginals), and whether they are known to be right. O(T K²) time, O(T K) memory besides the marginals."""
-    return _choose(_smooth, potentials)(potentials, length)
+    return _by_size(_smooth, potentials)(potentials, length)
 
 
-def _choose(f: Callable, potentials: Path) -> Callable:
-    together = partial(f, (forward, backward))
-    if potentials.initial.size > alone.STATES:
-        return together
-    return alone.unless_batched(partial(f, (alone.forward, alone.backward)), together)
+def _by_size(f: Callable, potentials: Path) -> Callable:
+    many = partial(f, (forward, backward))
+    if potentials.initial.size > low_latency.STATES:
+        return many
+    return by_batch_size(partial(f, (low_latency.forward, low_latency.backward)), many, low_latency.CHAINS)
 
 
 def _log_partition(passes: tuple, potentials: Path, length: jax.Array) -> tuple[jax.Array, jax.Array]:
     factors = scale(potentials, length)
     filtered = passes[0](factors, length)
     size = filtered.norms.dtype.type(potentials.initial.size)
-    widest = spread(jnp.maximum(potentials.transitions, LOG_ZERO))
+    widest = largest_difference(jnp.maximum(potentials.transitions, LOG_ZERO))
     lost = floor(potentials.initial) * jnp.sum(loss(filtered.norms, filtered.floors)) * size * jnp.exp(widest)
     log_z = factors.log_scale + pairwise_sum(jnp.log(filtered.norms))
     _, arrives = where_reached((), potentials, length)
@@ -68,7 +69,7 @@ def _smooth(passes: tuple, potentials: Path, length: jax.Array) -> tuple[tuple[j
     return (log_z, Path(states[0], transitions, states)), right
 
 
-def scale(potentials: Path, length: jax.Array) -> Scaled:
+def scale(potentials: Path, length: jax.Array) -> Factors:
     """Potentials as factors, 1 in the padding; the initial one holds the first frame as well."""
     initial, transitions, _ = clean(potentials, length)
     states = potentials.states
@@ -81,10 +82,10 @@ def scale(potentials: Path, length: jax.Array) -> Scaled:
     emissions = jnp.exp(jnp.where(below < 0, jnp.maximum(below, least_log(states.dtype)), 0))
     emissions = jnp.where(~(states < jnp.where(inside, IMPOSSIBLE, -jnp.inf)[:, None]), emissions, 0)
     log_scale = top[0] + pairwise_sum(jnp.where(inside[1:], tops[1:] + peaks[0, 0], 0))
-    return Scaled(first, pairs, emissions, log_scale, ~(log_scale <= IMPOSSIBLE))
+    return Factors(first, pairs, emissions, log_scale, ~(log_scale <= IMPOSSIBLE))
 
 
-def forward(factors: Scaled, length: jax.Array) -> Filtered:
+def forward(factors: Factors, length: jax.Array) -> Filtered:
     """Each frame is divided by its own sum."""
     least = floor(factors.initial)
 
@@ -102,7 +103,7 @@ def forward(factors: Scaled, length: jax.Array) -> Filtered:
     return Filtered(weights, norms, jnp.ones_like(norms), least * norms)
 
 
-def backward(factors: Scaled, onward: jax.Array, length: jax.Array) -> jax.Array:
+def backward(factors: Factors, onward: jax.Array, length: jax.Array) -> jax.Array:
     """β [T, K] from onward = E / c [T, K]; 1 from the last frame on."""
 
     def step(after, x):

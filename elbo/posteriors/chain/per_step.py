@@ -2,13 +2,13 @@
 
 import jax
 import jax.numpy as jnp
-from jax.lax import dynamic_index_in_dim
 
 from ...numerics import IMPOSSIBLE, LOG_ZERO
-from ..structured.batching import unless
-from ..structured.frames import steps_mask
+from ..structured.batching import fallback_together
+from ..structured.frames import at, steps_mask
 from ..structured.log_space import pairwise_sum
-from .factors import Scaled, factors, floor, least_log, loss, per_total, product, spread, verdict
+from ..structured.rescaling import least_log
+from .factors import Factors, as_factors, floor, largest_difference, loss, per_total, product, verdict
 from .path import Path, clean
 from .reach import reached
 
@@ -18,39 +18,39 @@ from .reach import reached
 
 def log_partition(potentials: Path, length: jax.Array) -> tuple[jax.Array, jax.Array]:
     """ln Z, and whether it is known to be right; the forward pass only. O(T K²)."""
-    scaled, _, norms, _ = _forward(potentials, length)
+    factors, _, norms, _ = _forward(potentials, length)
     size = norms.dtype.type(potentials.initial.size)
     tables = jnp.maximum(potentials.transitions, LOG_ZERO)
-    widest = jnp.max(jnp.where(_inside(tables, length), jax.vmap(spread)(tables), 0), initial=0)
+    widest = jnp.max(jnp.where(_inside(tables, length), jax.vmap(largest_difference)(tables), 0), initial=0)
     lost = floor(potentials.initial) * jnp.sum(loss(norms)) * size * jnp.exp(widest)
-    return verdict(_log_z(scaled, norms), lost, scaled.log_scale, scaled.possible)
+    return verdict(_log_z(factors, norms), lost, factors.log_scale, factors.possible)
 
 
 def smooth(potentials: Path, length: jax.Array) -> tuple[tuple[jax.Array, Path], jax.Array]:
     """(ln Z, marginals), and whether they are known to be right. O(T K²) time, O(T K) memory besides the marginals."""
-    scaled, weights, norms, peaks = _forward(potentials, length)
+    factors, weights, norms, peaks = _forward(potentials, length)
     least, tables = floor(potentials.initial), potentials.transitions
     alpha = jnp.where(weights > least * norms[:, None], weights / norms[:, None], 0)
-    onward = scaled.states / norms[:, None]
+    onward = factors.states / norms[:, None]
 
     def step(after, t):
-        after = _at(onward, t + 1) * after
-        before = jnp.where(t + 1 < length, product(after, _relative(_at(tables, t), _at(peaks, t)), 1), 1)
+        after = at(onward, t + 1) * after
+        before = jnp.where(t + 1 < length, product(after, _relative(at(tables, t), at(peaks, t)), 1), 1)
         return before, (before, after)
 
     end = jnp.ones_like(onward[-1]) + 0 * onward[-1]
     _, (beta, after) = jax.lax.scan(step, end, jnp.arange(len(tables)), reverse=True)
     beta = jnp.concatenate([beta, end[None]])
     inside = jnp.arange(norms.size) < length
-    counts = inside & scaled.possible
+    counts = inside & factors.possible
     lost = least * jnp.sum(jnp.where(inside, loss(norms) * jnp.sum(beta, axis=1), 0))
     joint = alpha * beta
-    shares = per_total(joint, inside, scaled.log_scale)
+    shares = per_total(joint, inside, factors.log_scale)
     states = jnp.where(counts[:, None], jnp.minimum(joint * shares[:, None], 1), 0)
     before = jnp.where(counts[1:, None], alpha[:-1] * shares[:-1, None], 0)
     after = jnp.where(counts[1:, None], after, 0)
     pairs = jnp.minimum(before[:, :, None] * _relative(tables, peaks) * after[:, None, :], 1)
-    log_z, right = verdict(_log_z(scaled, norms), lost, scaled.log_scale, scaled.possible)
+    log_z, right = verdict(_log_z(factors, norms), lost, factors.log_scale, factors.possible)
     return (log_z, Path(states[0], pairs, states)), right
 
 
@@ -59,65 +59,63 @@ def _relative(tables: jax.Array, peaks: jax.Array) -> jax.Array:
     return jnp.where(tables > IMPOSSIBLE, jnp.exp(jnp.clip(tables - peaks, least_log(tables.dtype), 0)), 0)
 
 
-def _forward(potentials: Path, length: jax.Array) -> tuple[Scaled, jax.Array, jax.Array, jax.Array]:
+def _forward(potentials: Path, length: jax.Array) -> tuple[Factors, jax.Array, jax.Array, jax.Array]:
     """Factors, but for the tables, c α [T, K], c [T], and the maximum of each table, [T-1, 1, 1]."""
     initial, _, states = clean(potentials, length)
     tables = potentials.transitions
-    first, top = factors(initial + states[0], (0,))
-    emissions, tops = factors(states, (1,))
+    first, top = as_factors(initial + states[0], (0,))
+    emissions, tops = as_factors(states, (1,))
     peaks = jnp.maximum(jnp.max(tables, axis=(1, 2)), LOG_ZERO)
     peaks = jnp.where(_inside(tables, length), peaks, 0)[:, None, None]
     # in the padding all these are 0
     log_scale = top[0] + pairwise_sum(tops[1:, 0] + peaks[:, 0, 0])
-    scaled = Scaled(first, tables, emissions, log_scale, ~(log_scale <= IMPOSSIBLE))
-    weights, norms = _filter(scaled, peaks, length)
+    factors = Factors(first, tables, emissions, log_scale, ~(log_scale <= IMPOSSIBLE))
+    weights, norms = _filter(factors, peaks, length)
 
     # a hard zero matters only where something stands at the floor: so the tables need not be searched for one
     least, inside = floor(initial), (jnp.arange(norms.size) < length)[:, None]
     kept = jnp.all((weights > least * norms[:, None]) | ~inside)
-    found = emissions, scaled.possible, weights, norms
-    emissions, possible, weights, norms = unless(kept, found, _pruned, found, potentials, scaled, peaks, length)
-    return scaled._replace(states=emissions, possible=possible), weights, norms, peaks
+    found = emissions, factors.possible, weights, norms
+    emissions, possible, weights, norms = fallback_together(
+        kept, found, _pruned, found, potentials, factors, peaks, length
+    )
+    return factors._replace(states=emissions, possible=possible), weights, norms, peaks
 
 
-def _pruned(found: tuple, potentials: Path, scaled: Scaled, peaks: jax.Array, length: jax.Array) -> tuple:
+def _pruned(found: tuple, potentials: Path, factors: Factors, peaks: jax.Array, length: jax.Array) -> tuple:
     """Factors of the states, whether there is a path, c α and c, where states that no path reaches are impossible."""
 
-    def again(potentials, scaled, peaks, length):
+    def again(potentials, factors, peaks, length):
         reach, arrives = reached(potentials, length)
-        pruned = scaled._replace(states=jnp.where(reach, scaled.states, 0))
-        return pruned.states, arrives & scaled.possible, *_filter(pruned, peaks, length)
+        pruned = factors._replace(states=jnp.where(reach, factors.states, 0))
+        return pruned.states, arrives & factors.possible, *_filter(pruned, peaks, length)
 
     inside = _inside(potentials.transitions, length)[:, None, None]
     free = jnp.all(potentials.initial > IMPOSSIBLE) & jnp.all((potentials.transitions > IMPOSSIBLE) | ~inside)
-    return unless(free, found, again, potentials, scaled, peaks, length)
+    return fallback_together(free, found, again, potentials, factors, peaks, length)
 
 
-def _filter(scaled: Scaled, peaks: jax.Array, length: jax.Array) -> tuple[jax.Array, jax.Array]:
+def _filter(factors: Factors, peaks: jax.Array, length: jax.Array) -> tuple[jax.Array, jax.Array]:
     """c α [T, K] and c [T]."""
-    least = floor(scaled.initial)
+    least = floor(factors.initial)
 
     def step(before, t):
         weights, norm = before
         # the junk of the padding is computed, and left out of all that comes of it
-        transition = _relative(_at(scaled.transitions, t), _at(peaks, t))
-        after = product(jnp.maximum(weights * (1 / norm), least), transition, 0) * _at(scaled.states, t + 1)
+        transition = _relative(at(factors.transitions, t), at(peaks, t))
+        after = product(jnp.maximum(weights * (1 / norm), least), transition, 0) * at(factors.states, t + 1)
         inside = t + 1 < length
         after, norm = jnp.where(inside, after, weights), jnp.where(inside, jnp.sum(after), 1)
         return (after, norm), (after, norm)
 
-    norm = jnp.sum(scaled.initial)
-    _, (rest, norms) = jax.lax.scan(step, (scaled.initial, norm), jnp.arange(len(peaks)))
-    return jnp.concatenate([scaled.initial[None], rest]), jnp.concatenate([norm[None], norms])
+    norm = jnp.sum(factors.initial)
+    _, (rest, norms) = jax.lax.scan(step, (factors.initial, norm), jnp.arange(len(peaks)))
+    return jnp.concatenate([factors.initial[None], rest]), jnp.concatenate([norm[None], norms])
 
 
-def _log_z(scaled: Scaled, norms: jax.Array) -> jax.Array:
-    return scaled.log_scale + pairwise_sum(jnp.log(norms))
+def _log_z(factors: Factors, norms: jax.Array) -> jax.Array:
+    return factors.log_scale + pairwise_sum(jnp.log(norms))
 
 
 def _inside(tables: jax.Array, length: jax.Array) -> jax.Array:
     return steps_mask(len(tables) + 1, length)
-
-
-def _at(x: jax.Array, t: jax.Array) -> jax.Array:
-    return dynamic_index_in_dim(x, t, keepdims=False)

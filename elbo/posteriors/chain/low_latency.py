@@ -1,39 +1,22 @@
-"""One chain of few states: its time is that of the loop and of what a frame waits for, not of the arithmetic."""
+"""Passes for at most 4 chains of at most 6 states, whose time is the latency of a frame and not the arithmetic."""
 
 from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
-from jax.custom_batching import custom_vmap
-from jax.lax import dynamic_index_in_dim
 
 from ..._types import PyTree
-from .factors import Filtered, Scaled, floor, product
+from ..structured.frames import at
+from .factors import Factors, Filtered, floor, product
 
 # A loop with so few states runs as one piece of machine code, 10 to 20 ns a frame; a larger one calls an operation
-# after the other, and then fewer operations are faster: as in `scaled`.
+# after the other, and then fewer operations are faster: as in `homogeneous`.
 STATES = 6
-_CHAINS = 4
+CHAINS = 4
 _HEADROOM = 2.0**64
 
 
-def unless_batched(alone: Callable[..., PyTree], batched: Callable[..., PyTree]) -> Callable[..., PyTree]:
-    """alone, but under vmap over more than four chains `batched`."""
-
-    @custom_vmap
-    def choose(*args):
-        return alone(*args)
-
-    @choose.def_vmap
-    def batch(size, is_batched, *args):
-        axes = jax.tree.map(lambda b: 0 if b else None, tuple(is_batched))
-        value = jax.vmap(alone if size <= _CHAINS else batched, axes, axis_size=size)(*args)
-        return value, jax.tree.map(lambda _: True, value)
-
-    return choose
-
-
-def forward(factors: Scaled, length: jax.Array) -> Filtered:
+def forward(factors: Factors, length: jax.Array) -> Filtered:
     """Each frame is divided by the root of the sum before the last one over 2⁶⁴, which is known early.
 
     The sums n_t then stay near 2⁶⁴: ln n_{t+1} = ln n_t − ½ ln(n_{t−1} / 2⁶⁴) + ln c_{t+1} is a damped recursion.
@@ -44,7 +27,7 @@ def forward(factors: Scaled, length: jax.Array) -> Filtered:
         weights, earlier = before
         divided = jnp.maximum(weights * (1 / _divisor(earlier)), least)
         now = jnp.sum(weights)
-        return (product(divided, factors.transitions, 0) * _at(factors.states, t + 1), now), (weights, now)
+        return (product(divided, factors.transitions, 0) * at(factors.states, t + 1), now), (weights, now)
 
     first = factors.initial * _HEADROOM
     start = jnp.asarray(_HEADROOM, first.dtype) + 0 * first[0]
@@ -56,11 +39,11 @@ def forward(factors: Scaled, length: jax.Array) -> Filtered:
     return Filtered(weights, norms, floors, least * jnp.maximum(divisors, sums))
 
 
-def backward(factors: Scaled, onward: jax.Array, length: jax.Array) -> jax.Array:
+def backward(factors: Factors, onward: jax.Array, length: jax.Array) -> jax.Array:
     """β [T, K] from onward = E / c [T, K]; 1 from the last frame on."""
 
     def step(after, t):
-        before = jnp.where(t + 1 < length, product(after * _at(onward, t + 1), factors.transitions, 1), 1)
+        before = jnp.where(t + 1 < length, product(after * at(onward, t + 1), factors.transitions, 1), 1)
         return before, before
 
     end = jnp.ones_like(onward[-1]) + 0 * onward[-1]
@@ -87,8 +70,3 @@ def _in_pairs(step: Callable, carry: PyTree, count: int, reverse: bool = False) 
 
 def _divisor(earlier: jax.Array) -> jax.Array:
     return jnp.sqrt(earlier * (1 / _HEADROOM))
-
-
-def _at(x: jax.Array, t: jax.Array) -> jax.Array:
-    # by its index, lest the compiler merges what computes all of x with cutting off the first frame
-    return dynamic_index_in_dim(x, t, keepdims=False)

@@ -1,4 +1,4 @@
-"""Trees in the probability domain: as fast as matrix products, with a bound on what rescaling may have lost."""
+"""Inside and outside weights of trees in the probability domain: as fast as matrix products."""
 
 from typing import NamedTuple
 
@@ -7,36 +7,27 @@ import jax.numpy as jnp
 
 from ..._devices import axes_of
 from ..._devices import varying as varying_along
-from ...numerics import IMPOSSIBLE, LOG_ZERO, PRECISION
-from ..structured.batching import unless
+from ...numerics import LOG_ZERO, PRECISION
+from ..structured.batching import fallback_together
+from ..structured.binary import exponent, power_of_integer
+from ..structured.rescaling import factors, negligible, ratio
 from . import charts
-from .charts import Chart
-from .parse import Shifted
+from .charts import Chart, add, cut, update
+from .parse import Parse, Shifted
 
-# Why rescaling is harmless, or is found out.
+# The floor, and the two bounds of `structured.rescaling`.
 #
-# The maxima of the potentials are taken out beforehand (`shift`), so all factors are at most 1. A span's weights
-# β(A) are kept as v(A) 2^e with one integer e for the span and max v in [1/2, 1). Powers of two are exact: scales
-# neither round nor drift. What is lost is only what is smaller than `tiny` where it is formed.
-#
-# How much that matters is what the outside weights say. The inside pass is therefore made to err upwards. Before a
-# span is rescaled its numbers are c_k v v' R summed over splits and symbols, with c_k <= 1 the power of two of split k
-# relative to the largest. Each product, factor and c_k loses `tiny` at most, or was raised to e tiny (hard zeros are
-# 0), so that less than n tiny is lost in all, n = 16 (T N² + 2 N P + P²). The floor λ = n tiny / eps is put under
-# these numbers. If a number is above λ, its loss is a rounding error like any other; if not, it becomes λ, which is
-# too large, up to such a rounding error. So, apart from rounding, β is never too small, and each number is too large
-# by at most λ. Z is linear in the weights of one span. Raise one number after the other, small spans first: each
-# adds its own surplus times its outside weight, in which every number is true or raised, so at most the computed one.
-# Hence, with o(A) = ∂ ln Z / ∂ (number before rescaling), as computed,
-#     0 <= relative error of Z <= λ Σ_spans Σ_A o(A),   and for the root's sum, 8 S tiny / Z in its own scale,
-# and the same bounds the total variation between true and computed distributions of parses, thus all marginals.
-# The outside pass loses `tiny` where its numbers are formed, but they count at most 1 / λ and less than n of them
-# flow into one, so that is at most eps of a marginal. If the bound is small the passes were right whatever the
-# potentials are; if it is large or NaN, log space decides. A sentence without a parse has all of Z from the floor, so
-# its bound is at least 1.
-#
-# Only numbers that are no hard zeros are raised: what derives nothing (`derivable`) stays at 0, as do all marginals of
-# what cannot be.
+# The maxima of the potentials are taken out beforehand (`shift`), so all factors are at most 1. A span's weights β(A)
+# are kept as v(A) 2^e with one integer e for the span and max v in [1/2, 1). Powers of two are exact: scales neither
+# round nor drift. Before a span is rescaled its numbers are c_k v v' R summed over splits and symbols, with c_k <= 1
+# the power of two of split k relative to the largest. Each product, factor and c_k loses `tiny` at most, or was raised
+# to e tiny, so that less than n tiny is lost in all, n = 16 (T N² + 2 N P + P²). The floor λ = n tiny / eps is put
+# under these numbers: above λ the loss is a rounding error like any other, and below it the number becomes λ, too large
+# by at most λ. Hence, with o(A) = ∂ ln Z / ∂ (number before rescaling), as computed,
+#     0 <= relative error of Z <= λ Σ_spans Σ_A o(A),   and for the root's sum, 8 S tiny / Z in its own scale.
+# The outside pass loses `tiny` where its numbers are formed, but they count at most 1 / λ and less than n of them flow
+# into one, so that is at most eps of a marginal. A sentence without a parse has all of Z from the floor, so its bound
+# is at least 1. Only what is no hard zero is raised: what derives nothing (`derivable`) stays at 0.
 #
 # Without the outside pass: Σ_A v(A) ∂ ln Z / ∂ v(A) <= 1 is the probability of the span, and max v >= 1/2, so that one
 # of these derivatives is at most 2. If the rules, and the root, differ by a factor of at most r between the
@@ -103,11 +94,10 @@ _UNFILLED = -(2**20)
 def log_partition(shifted: Shifted, length: jax.Array) -> tuple[jax.Array, jax.Array]:
     """ln Z, and whether it is known to be right; the inside pass only. O(T³ N² + T² N³ + T N P (N + P))."""
     frames, size, _ = shifted.sizes
-    factors = as_factors(shifted)
-    found = inside(factors, length)
+    found = inside(as_factors(shifted), length)
     width = jnp.arange(frames + 1)
     within = (jnp.arange(frames)[:, None] + width <= length) & (width >= 2)
-    norms = jnp.where(within, power(-found.norms, found.total.dtype), 0)
+    norms = jnp.where(within, power_of_integer(-found.norms, found.total.dtype), 0)
     slopes = 2 * size * jnp.exp(_range(shifted)) * jnp.sum(norms)
     return found.log_z, right(floor(shifted) * slopes, shifted, found)
 
@@ -122,7 +112,7 @@ def inside(factors: Shifted, length: jax.Array) -> Inside:
     values, exponents, norms = varying((*empty, jnp.zeros((frames, frames + 1), jnp.int32)), before)
     zero = 0 * before[0, 0, 0]
     every = varying(jnp.ones((frames, frames + 1, size), bool), before)
-    there = unless(jnp.all(factors.rules > 0), every, derivable, factors)
+    there = fallback_together(jnp.all(factors.rules > 0), every, derivable, factors)
     possible, sound = _possible(factors, there, length), jnp.isfinite(factors.offset)
     found = Inside(values, exponents, norms, before, after, zero, zero, possible, sound)
 
@@ -130,9 +120,9 @@ def inside(factors: Shifted, length: jax.Array) -> Inside:
         here = charts.cut(there, (0, width), (len(numbers), 1))[:, 0]
         numbers = jnp.where(here, jnp.maximum(numbers, least), 0)
         some = jnp.any(here, axis=-1)
-        norm = jnp.where(some, _exponent(jnp.max(numbers, axis=-1)) + 1, 0)
+        norm = jnp.where(some, exponent(jnp.max(numbers, axis=-1)).astype(jnp.int32) + 1, 0)
         return found._replace(
-            values=found.values.put(width, numbers * power(-norm, numbers.dtype)[:, None]),
+            values=found.values.put(width, numbers * power_of_integer(-norm, numbers.dtype)[:, None]),
             exponents=found.exponents.put(width, jnp.where(some, top + norm, _UNFILLED)),
             norms=charts.update(found.norms, norm[:, None], (0, width)),
         )
@@ -150,12 +140,12 @@ def inside(factors: Shifted, length: jax.Array) -> Inside:
         numbers = dot("ibc,abc->ia", tags[:-1, :, None] * tags[1:, None, :], rules.pp)
         found = put(found, 2, numbers, jnp.zeros(frames - 1, jnp.int32))
     found = charts.sweep(frames, step, found)
-    whole, exponent = (charts.cut(c.by_start, (0, length), (1, 1))[0, 0] for c in (found.values, found.exponents))
+    whole, digits = (charts.cut(c.by_start, (0, length), (1, 1))[0, 0] for c in (found.values, found.exponents))
     word = jnp.dot(factors.root[size:], tags[0], precision=PRECISION)
     whole = jnp.dot(factors.root[:size], whole, precision=PRECISION)
     total = jnp.where(length == 1, word, whole)
     log_2 = jnp.log(jnp.asarray(2, total.dtype))
-    log_z = jnp.log(total) + jnp.where(length == 1, 0, exponent) * log_2 + factors.offset
+    log_z = jnp.log(total) + jnp.where(length == 1, 0, digits) * log_2 + factors.offset
     log_z = jnp.where(sound, jnp.where(possible, log_z, LOG_ZERO), jnp.nan)
     return found._replace(total=total, log_z=log_z)
 
@@ -200,7 +190,7 @@ def children(found: Inside, width: jax.Array, count: int, splits: int) -> Splits
     left, right = exponents.shorter_left(width, count), exponents.shorter_right(width, count)
     top = jnp.maximum(jnp.max(pairs, axis=1), jnp.maximum(left, right))
     top = jnp.maximum(top, _UNFILLED)  # spans past the end of the chart
-    scale = [power(e - top[:, None], values.by_start.dtype) for e in (pairs, left[:, None], right[:, None])]
+    scale = [power_of_integer(e - top[:, None], values.by_start.dtype) for e in (pairs, left[:, None], right[:, None])]
     return Splits(
         *(values.left(count, splits), values.right(width, count, splits), scale[0]),
         *(values.shorter_left(width, count), scale[1], values.shorter_right(width, count), scale[2]),
@@ -209,11 +199,8 @@ def children(found: Inside, width: jax.Array, count: int, splits: int) -> Splits
 
 
 def as_factors(shifted: Shifted) -> Shifted:
-    """exp of shifted potentials; hard zeros are 0, other factors at least e times the smallest normal number."""
-    least = jnp.log(jnp.finfo(shifted.tags.dtype).tiny) + 1  # a number below tiny may be flushed to 0
-    logs = shifted.root, shifted.rules, shifted.tags
-    root, rules, tags = (jnp.where(a <= IMPOSSIBLE, 0, jnp.exp(jnp.maximum(a, least))) for a in logs)
-    return Shifted(root, rules, tags, shifted.offset)
+    """exp of shifted potentials, see `rescaling.factors`."""
+    return Shifted(factors(shifted.root), factors(shifted.rules), factors(shifted.tags), shifted.offset)
 
 
 def blocks(rules: jax.Array) -> Rules:
@@ -225,22 +212,13 @@ def blocks(rules: jax.Array) -> Rules:
 def floor(potentials: Shifted) -> float:
     """λ."""
     frames, size, tags = potentials.sizes
-    numbers = jnp.finfo(potentials.tags.dtype)
-    return 16 * (frames * size**2 + 2 * size * tags + tags**2) * float(numbers.tiny) / float(numbers.eps)
+    return 16 * (frames * size**2 + 2 * size * tags + tags**2) * ratio(potentials.tags.dtype)
 
 
 def right(lost: jax.Array, shifted: Shifted, found: Inside) -> jax.Array:
     """Whether ln Z is right; lost: what the spans may have lost, relative to Z. The sum over the root loses as well."""
-    numbers = jnp.finfo(lost.dtype)
-    lost += 8 * shifted.root.size * numbers.tiny / found.total
-    return (lost <= 16 * numbers.eps) | ~found.possible | ~found.sound
-
-
-def power(exponent: jax.Array, dtype) -> jax.Array:
-    """2^exponent, exactly; 0 if that is below the normal numbers. Exponents are ints up to 127."""
-    bits, bias, integer = _format(dtype)
-    field = (exponent + bias).astype(integer)
-    return jax.lax.bitcast_convert_type(jnp.where(field > 0, field, 0) << bits, dtype)
+    lost += 8 * shifted.root.size * jnp.finfo(lost.dtype).tiny / found.total
+    return negligible(lost) | ~found.possible | ~found.sound
 
 
 def dot(subscripts: str, *operands: jax.Array) -> jax.Array:
@@ -253,20 +231,109 @@ def varying(tree, like: jax.Array):
     return varying_along(tree, axes_of(like))
 
 
-def _exponent(x: jax.Array) -> jax.Array:
-    """⌊log₂ x⌋ of positive normal numbers, int32."""
-    bits, bias, integer = _format(x.dtype)
-    return (jax.lax.bitcast_convert_type(x, integer) >> bits).astype(jnp.int32) - bias
-
-
-def _format(dtype) -> tuple[int, int, type]:
-    numbers = jnp.finfo(dtype)
-    return numbers.nmant, numbers.maxexp - 1, jnp.int64 if numbers.bits == 64 else jnp.int32
-
-
 def _range(shifted: Shifted) -> jax.Array:
     """The largest difference between the potentials of nonterminals that can stand in one place, nats."""
     rules = blocks(shifted.rules)
     ends = shifted.root[: len(rules.nn)]
     places = [(ends, 0), (rules.nn, 1), (rules.nn, 2), (rules.pn, 2), (rules.np, 1)]
     return jnp.max(jnp.stack([jnp.max(jnp.max(a, axis=i) - jnp.min(a, axis=i)) for a, i in places]))
+
+
+class Outside(NamedTuple):
+    """∂ ln Z in what the inside pass made, as it is summed up.
+
+    Attributes:
+      chart: in the weights of the spans: as left children by start, as right children by end. Both are summed.
+      spans: marginals, [T, T+1, N] by start and width.
+      pairs: in the rules between nonterminals, without the rules as factors, [N, N, N].
+      before, after: in those of `Inside`.
+      slopes: the sum of all o(A), see above.
+    """
+
+    chart: Chart
+    spans: jax.Array
+    pairs: jax.Array
+    before: jax.Array
+    after: jax.Array
+    slopes: jax.Array
+
+
+def smooth(shifted: Shifted, length: jax.Array) -> tuple[tuple[jax.Array, Parse, jax.Array], jax.Array]:
+    """(ln Z, marginals, those of the spans [T, T+1, N] by start and width), and whether they are known to be right.
+
+    About four times the work of the inside pass.
+    """
+    frames, size, _ = shifted.sizes
+    factors = as_factors(shifted)
+    rules = blocks(factors.rules)
+    found = inside(factors, length)
+    # nothing flows down where no parse is possible, and NaN where a potential is no number
+    share = jnp.where(found.possible, factors.root / jnp.where(found.total > 0, found.total, jnp.nan), 0)
+    share = jnp.where(found.sound, share, jnp.nan)
+    whole = jnp.where(length == 1, 0, share[:size])
+    word = jnp.where(length == 1, share[size:] * factors.tags[0], 0)
+    top = cut(found.values.by_start, (0, length), (1, 1))[0, 0]
+
+    chart = varying(charts.blank(frames, 0, (size,), share.dtype), share)
+    chart = chart._replace(by_start=update(chart.by_start, whole[None, None], (0, length)))
+    pairs = varying(jnp.zeros((size, size, size), share.dtype), share)
+    zeros = 0 * found.before, 0 * found.after, 0 * found.total
+    start = Outside(chart, 0 * chart.by_start, pairs, *zeros)
+
+    def step(width, out, count, splits):
+        return _down(found, rules, floor(shifted), width, out, count, splits)
+
+    out = charts.sweep(frames, step, start, reverse=True)
+    tags, after = factors.tags, out.after[:frames]
+    each = dot("iac,abc->ib", out.before, rules.pn) + dot("iab,abc->ic", after, rules.np)
+    counts = Rules(out.pairs, dot("ib,iac->abc", tags, out.before), dot("ic,iab->abc", tags, after), 0 * rules.pp)
+    if frames > 1:
+        weights, out = _enter(found, floor(shifted), 2, out, frames - 1)
+        slopes = dot("ia,abc->ibc", weights, rules.pp)
+        each = each.at[:-1].add(dot("ibc,ic->ib", slopes, tags[1:]))
+        each = each.at[1:].add(dot("ibc,ib->ic", slopes, tags[:-1]))
+        counts = counts._replace(pp=dot("ia,ibc->abc", weights, tags[:-1, :, None] * tags[1:, None, :]))
+    upper, lower = jnp.concatenate(counts[0::2], axis=2), jnp.concatenate(counts[1::2], axis=2)
+    total = jnp.concatenate([upper, lower], axis=1) * factors.rules
+    root, words = jnp.concatenate([whole * top, word]), (each * tags).at[0].add(word)
+    marginals = Parse(jnp.minimum(root, 1), total, jnp.minimum(words, 1))
+    return (found.log_z, marginals, out.spans), right(floor(shifted) * out.slopes, shifted, found)
+
+
+def _enter(found: Inside, least: float, width, out: Outside, count: int) -> tuple[jax.Array, Outside]:
+    """o(A) of the spans of one width [count, N], whose parents are all done; notes their marginals."""
+    norm = power_of_integer(-cut(found.norms, (0, width), (count, 1)), out.spans.dtype)
+    outer = cut(out.chart.by_start, (0, width), (count, 1)) + cut(
+        out.chart.by_end, (width, out.chart.frames - width), (count, 1)
+    )
+    inner = cut(found.values.by_start, (0, width), (count, 1))
+    # numbers at the floor are there for the bound only
+    marginals = jnp.minimum(outer * jnp.where(inner > least * norm[..., None], inner, 0), 1)
+    weights = outer[:, 0] * norm
+    return weights, out._replace(spans=update(out.spans, marginals, (0, width)), slopes=out.slopes + jnp.sum(weights))
+
+
+def _down(found: Inside, rules: Rules, least: float, width, out: Outside, count: int, splits: int) -> Outside:
+    """From the spans of one width to their children, the rules and the words beside them."""
+    frames, size = out.chart.frames, len(rules.nn)
+    weights, out = _enter(found, least, width, out, count)
+    s = children(found, width, count, splits)
+    right = s.right * s.scale[..., None]
+    slopes = dot("ia,abc->ibc", weights, rules.nn)
+    to_left = dot("ibc,ikc->ikb", slopes, right)
+    to_right = dot("ibc,ikb->ikc", slopes, s.left * s.scale[..., None])
+    pairs = dot("ia,ibc->abc", weights, dot("ikb,ikc->ibc", s.left, right))
+    to_shorter_right = dot("ia,iac->ic", weights * s.scale_right, found.before[:count])
+    to_shorter_left = dot("ia,iab->ib", weights * s.scale_left, cut(found.after, (width - 1, 0), (count, size)))
+    by_start = out.chart.by_start.at[:count, 2 : 2 + splits].add(to_left)
+    by_start = add(by_start, to_shorter_left[:, None], (0, width - 1))
+    by_end = add(out.chart.by_end, to_right, (width, frames - width + 2))
+    by_end = add(by_end, to_shorter_right[:, None], (width, frames - width + 1))
+    to_before = (weights * s.scale_right)[:, :, None] * s.shorter_right[:, None, :]
+    to_after = (weights * s.scale_left)[:, :, None] * s.shorter_left[:, None, :]
+    return out._replace(
+        chart=Chart(by_start, by_end),
+        pairs=out.pairs + pairs,
+        before=out.before.at[:count].add(to_before),
+        after=add(out.after, to_after, (width - 1, 0)),
+    )

@@ -16,10 +16,10 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax.lax import bitcast_convert_type
 
 from ..._types import PyTree
 from ...numerics import IMPOSSIBLE, LOG_ZERO
+from ..structured.binary import exponent, mantissa, power
 from ..structured.log_space import settle
 from .path import Sizes, States
 
@@ -56,7 +56,7 @@ def smooth(potentials: States, sizes: Sizes) -> tuple[jax.Array, States]:
     frames, size = potentials.labels.shape[-2], potentials.labels.shape[-1] + 1
     factors, skips = _factors(potentials), _skips(sizes)
     every = Number(*(jnp.broadcast_to(a, (*a.shape[:-1], size)) for a in factors.blanks))
-    last, taken, alpha = forward(Weights(every, factors.labels), skips, keep=True)
+    last, taken, alpha = forward(Weights(every, factors.labels), skips, history=True)
     log_z = finish(last, taken, sizes)
     blanks, labels = backward(factors, skips, alpha, sizes.labels)
     counts = (jnp.arange(frames) < sizes.frames[..., None]) & ~(log_z <= IMPOSSIBLE)[..., None]
@@ -66,7 +66,7 @@ def smooth(potentials: States, sizes: Sizes) -> tuple[jax.Array, States]:
     return log_z, States(*each)
 
 
-def forward(factors: Weights, skips: jax.Array, keep: bool = False) -> tuple[Weights, jax.Array, Weights]:
+def forward(factors: Weights, skips: jax.Array, history: bool = False) -> tuple[Weights, jax.Array, Weights]:
     """α after the last frame, and the exponent taken out of it [..., 1]; where wanted, α_t in place of the factors.
 
     Each α_t is up to a power of 2 that is the same for `EVERY` frames, a block.
@@ -76,9 +76,9 @@ def forward(factors: Weights, skips: jax.Array, keep: bool = False) -> tuple[Wei
     def step(t, carry):
         (blanks, labels), frames = carry
         now, both = _at(frames, t), add(blanks, labels)
-        onward = shift(choose(skips, both, blanks))
+        onward = shift(select(skips, both, blanks))
         weights = Weights(times(both, now.blanks), times(add(labels, onward), now.labels))
-        return weights, _put(frames, weights, t) if keep else frames
+        return weights, _put(frames, weights, t) if history else frames
 
     def block(k, carry):
         weights, taken, frames = carry
@@ -110,7 +110,7 @@ def backward(factors: Weights, skips: jax.Array, alpha: Weights, last: jax.Array
         mantissas = _put(mantissas, marginals, t)
         blanks, labels = map(times, weights, _at(factors, t))
         both = add(blanks, shift(labels, back=True))
-        return Weights(both, add(labels, choose(skips, both, blanks))), mantissas, end, share
+        return Weights(both, add(labels, select(skips, both, blanks))), mantissas, end, share
 
     def block(i, carry):
         weights, mantissas = carry
@@ -158,7 +158,7 @@ def times(a: Number, b: Number) -> Number:
     return Number(a.m * b.m, a.e + b.e)
 
 
-def choose(which: jax.Array, a: Number, b: Number) -> Number:
+def select(which: jax.Array, a: Number, b: Number) -> Number:
     """a where it is true, else b."""
     return Number(jnp.where(which, a.m, b.m), jnp.where(which, a.e, b.e))
 
@@ -171,20 +171,9 @@ def shift(a: Number, back: bool = False) -> Number:
     )
 
 
-def power(e: jax.Array) -> jax.Array:
-    """2^e for whole e, at most that of the largest number; 0 below the smallest normal number."""
-    integer, digits, bias = _layout(e)
-    # added to 1.5 2^digits, a whole number stands in the lowest bits
-    low = bitcast_convert_type(jnp.maximum(e, -bias) + (1.5 * 2**digits + bias), integer)
-    return bitcast_convert_type(low << digits, e.dtype)
-
-
 def _normal(a: Number) -> Number:
     """The same number with its mantissa in [1, 2)."""
-    integer, digits, bias = _layout(a.m)
-    bits = bitcast_convert_type(a.m, integer)
-    m = bitcast_convert_type((bits & ((1 << digits) - 1)) | (bias << digits), a.m.dtype)
-    return Number(m, a.e + ((bits >> digits) - bias).astype(a.e.dtype))
+    return Number(mantissa(a.m), a.e + exponent(a.m).astype(a.e.dtype))
 
 
 def _factors(potentials: States) -> Weights:
@@ -223,8 +212,3 @@ def _at(weights: PyTree, t: jax.Array) -> PyTree:
 
 def _put(weights: PyTree, frame: PyTree, t: jax.Array) -> PyTree:
     return jax.tree.map(lambda a, x: jax.lax.dynamic_update_index_in_dim(a, x, t, a.ndim - 2), weights, frame)
-
-
-def _layout(x: jax.Array) -> tuple[type, int, int]:
-    """The integers as wide as a float, how many binary digits its mantissa has, and the bias of its exponent."""
-    return (jnp.int32, 23, 127) if x.dtype.itemsize == 4 else (jnp.int64, 52, 1023)
