@@ -1,5 +1,9 @@
 """The floor of a scale: one set of distributions for every rule, in any order and unit of the columns."""
 
+import json
+import os
+import subprocess
+import sys
 from dataclasses import replace
 
 import jax
@@ -66,21 +70,29 @@ def test_below_the_floor_there_is_nothing(name):
     assert np.isnan(getattr(broken.project(), field)).any()  # not hidden by the floor
 
 
-@pytest.mark.parametrize("kind", ["normal", "full"])
-def test_em_and_lbfgs_end_at_the_same_floor(x64, kind):
-    x, floor = THIN * FLOOR, jnp.asarray(FLOOR)
+def em_and_lbfgs(kind):
+    """ln P per datum and scales at the floor, by EM and by L-BFGS."""
+    x, floor = jnp.asarray(THIN * FLOOR), jnp.asarray(FLOOR)
     if kind == "normal":
         family = Normal.create(jnp.ones((1, D)), 10 * floor[None], floor=floor)
     else:
         family = MultivariateNormal.of_scale(jnp.ones((1, D)), 10 * floor[None], floor=floor)
-    theta = mixture.Theta(Categorical(jnp.zeros(1)), family)
-    model, start = mixture.model(1), elbo.Params.tied(theta)
-    em = optim.run(optim.em_step(model), start, jnp.asarray(x), steps=3)
-    eg = optim.run(optim.eg_step(model, optax.lbfgs()), start, jnp.asarray(x), steps=200, tolerance=1e-13)
-    best = float(elbo.evidence(model)(em.params, jnp.asarray(x)).mean())
-    assert int(em.params.theta.components.floored().sum()) == 1
-    assert float(elbo.evidence(model)(eg.params, jnp.asarray(x)).mean()) == pytest.approx(best, abs=1e-4)
-    assert int(eg.params.theta.components.floored().sum()) == 1
+    model, start = mixture.model(1), elbo.Params.tied(mixture.Theta(Categorical(jnp.zeros(1)), family))
+    em = optim.run(optim.em_step(model), start, x, steps=3)
+    eg = optim.run(optim.eg_step(model, optax.lbfgs()), start, x, steps=200, tolerance=1e-13)
+    return [[float(r.final.elbo), int(r.final.floored)] for r in (em, eg)]
+
+
+def test_em_and_lbfgs_end_at_the_same_floor():
+    """With XLA's own emitters: the cheap ones of these tests give this program a wrong gradient (jaxlib 0.9.2)."""
+    code = "import json; from tests.models.families.test_floor import em_and_lbfgs as both; "
+    code += "print(json.dumps([both(kind) for kind in ('normal', 'full')]))"
+    flags = {"XLA_FLAGS": "--xla_backend_optimization_level=0", "JAX_ENABLE_X64": "1"}
+    done = subprocess.run([sys.executable, "-c", code], env=os.environ | flags, capture_output=True, text=True)
+    assert not done.returncode, done.stderr
+    for em, eg in json.loads(done.stdout.splitlines()[-1]):
+        assert em[1] == eg[1] == 1
+        assert eg[0] == pytest.approx(em[0], abs=1e-4)
 
 
 @pytest.mark.parametrize("kind", ["full", "tied"])
