@@ -6,7 +6,7 @@ from typing import Any
 import jax
 from flax import nnx
 
-from elbo._types import PyTree
+from elbo.extend import PyTree
 
 
 def functional(module: nnx.Module) -> tuple[Callable[..., Any], PyTree]:

@@ -5,6 +5,10 @@ from pathlib import Path
 
 import pytest
 
+import elbo
+from elbo import optim
+from elbo.models import families
+
 ROOT = Path(__file__).parent.parent
 PARTS = {"elbo.optim", "elbo.models"}
 OURS = {"optim", "models", "benchmarks", "tests"}  # as top-level names
@@ -34,3 +38,28 @@ def test_packages_import_only_what_lies_below(folder, own):
         for line, name in imported(file):
             foreign = name.split(".")[0] in OURS or ".".join(name.split(".")[:2]) in PARTS - {own}
             assert not foreign, f"{file.relative_to(ROOT)}:{line} imports {name}"
+
+
+@pytest.mark.parametrize("folder", ["optim", "models"])
+def test_other_packages_import_elbo_by_its_faces(folder):
+    own = f"elbo.{folder}"
+    for file in (ROOT / folder).rglob("*.py"):
+        for line, name in imported(file):
+            private = any(part.startswith("_") for part in name.split("."))
+            assert name.startswith(own) or not (name.startswith("elbo.") and private), f"{file}:{line} imports {name}"
+
+
+@pytest.mark.parametrize("package", [elbo, optim, elbo.extend, elbo.posteriors, families], ids=lambda p: p.__name__)
+def test_public_names_are_there_and_no_capital_letter_tells_two_apart(package):
+    names = package.__all__
+    assert all(hasattr(package, name) for name in names)
+    assert len({name.lower().replace("_", "") for name in names}) == len(names)
+
+
+def test_no_two_public_classes_have_one_name():
+    """A class that two packages export is one class."""
+    classes = {}
+    for package in (elbo, optim, elbo.extend, elbo.posteriors, families):
+        for name in package.__all__:
+            if isinstance(thing := getattr(package, name), type):
+                assert classes.setdefault(name, thing) is thing, name
