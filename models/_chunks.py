@@ -5,7 +5,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from elbo._types import PyTree
+from elbo.extend import PyTree
 
 _ROWS = 4096
 

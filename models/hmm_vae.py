@@ -108,7 +108,7 @@ class Encoder:
         return elbo.Nested(Framewise(elbo.NormalPosterior(loc, log_scale), length), (psi.chain, length), self.states)
 
     def states(self, inner: tuple[hmm.Theta, jax.Array], x: jax.Array) -> elbo.Posterior:
-        """P_Ψ(s | x), a `Chain`: given x, y says nothing more of the states."""
+        """P_Ψ(s | x), a `ChainPosterior`: given x, y says nothing more of the states."""
         theta, length = inner
         return self.chain(theta, elbo.Padded(x, length))
 

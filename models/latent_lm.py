@@ -82,7 +82,7 @@ class Networks(NamedTuple):
 def neural_hmm(networks: Networks, size: Size) -> elbo.Model:
     """ln P(z, y) = ln π(z_1) + Σ ln A(z_{t−1}, z_t) + Σ_t ln p(y_t | z_t, y_{t−n..t−1}), with its exact posterior.
 
-    z enters affinely, so that the posterior is a `Chain`, `eg_step` is the rule, and `elbo.evidence` is ln P(y). A text
+    z enters affinely, so that the posterior is a `ChainPosterior`, `eg_step` is the rule, and `elbo.evidence` is ln P(y). A text
     is int [T], or that in an `elbo.Padded`. A symbol outside of 0..V−1 makes it impossible, and unusable for the rules.
 
     >>> size = Size(symbols=3, states=2, past=1)
@@ -96,7 +96,7 @@ def neural_hmm(networks: Networks, size: Size) -> elbo.Model:
 
 
 def amortised(networks: Networks, size: Size) -> elbo.Model:
-    """The model of `neural_hmm` with a network as encoder: q(z | y) ∝ exp ⟨read(y), z⟩, a `Chain`.
+    """The model of `neural_hmm` with a network as encoder: q(z | y) ∝ exp ⟨read(y), z⟩, a `ChainPosterior`.
 
     The bound is exact, through the marginals of q: nothing is sampled, and no key is needed. `vae_step` is the rule.
     """

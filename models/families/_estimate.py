@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from elbo._family import with_tap
+from elbo.extend import with_tap
 from elbo.extend import PyTree
 
 from .._chunks import sum_rows
