@@ -39,7 +39,7 @@ class Joint:
 
 
 def model(apply: Apply, *, blank: int = 0, stride: int = 1) -> elbo.Model:
-    """ln P_Θ(z, labels | inputs) = Σ_t ln softmax(logits_t)[symbol of z_t], with its exact posterior (an `AlignmentPosterior`).
+    """ln P_Θ(z, labels | inputs) = Σ_t ln softmax(logits_t)[symbol of z_t], posterior an `AlignmentPosterior`.
 
     z, the indicator [T, 2L+1] of a path through the labels with blanks around them, is all that is latent: labels are a
     function of z, and inputs are given. So `elbo.evidence` is ln P(labels | inputs), minus the CTC loss, and `eg_step`

@@ -103,7 +103,7 @@ class Joint:
 
 
 def model(states: int, emit: Emit | None = None, start: Start = "free") -> elbo.Model:
-    """ln P(z, y) = ln π(z_1) + Σ_t ln A(z_t−1, z_t) + Σ_t ln p(y_t | z_t), with its exact posterior (a `ChainPosterior`).
+    """ln P(z, y) = ln π(z_1) + Σ_t ln A(z_t−1, z_t) + Σ_t ln p(y_t | z_t), posterior a `ChainPosterior`.
 
     A datum y is one sequence: an array [T, ...], `Frames`, or either of them in an `elbo.Padded`.
 

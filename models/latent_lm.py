@@ -82,8 +82,8 @@ class Networks(NamedTuple):
 def neural_hmm(networks: Networks, size: Size) -> elbo.Model:
     """ln P(z, y) = ln π(z_1) + Σ ln A(z_{t−1}, z_t) + Σ_t ln p(y_t | z_t, y_{t−n..t−1}), with its exact posterior.
 
-    z enters affinely, so that the posterior is a `ChainPosterior`, `eg_step` is the rule, and `elbo.evidence` is ln P(y). A text
-    is int [T], or that in an `elbo.Padded`. A symbol outside of 0..V−1 makes it impossible, and unusable for the rules.
+    z enters affinely, so the posterior is a `ChainPosterior`, `eg_step` is the rule, and `elbo.evidence` is ln P(y). A
+    text is int [T], or that in an `elbo.Padded`. A symbol outside of 0..V−1 makes it impossible, and unusable for the rules.
 
     >>> size = Size(symbols=3, states=2, past=1)
     >>> networks = Networks(emit=lambda params, past: params)

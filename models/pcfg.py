@@ -91,7 +91,7 @@ class Joint:
 def model(
     nonterminals: int, preterminals: int, *, single: bool = False, families: Callable[[PyTree], Theta] | None = None
 ) -> elbo.Model:
-    """ln P(z, y) = ln P(root) + Σ ln P(A -> B C) over the rules used + Σ_t ln P(y_t | tag_t), posterior a `TreePosterior`.
+    """ln P(z, y) = ln P(root) + Σ ln P(A -> B C) over the rules used + Σ_t ln P(y_t | tag_t); a `TreePosterior`.
 
     A datum y is one sentence: words int [T], or that in an `elbo.Padded`. A word outside of the vocabulary makes the
     sentence impossible. EM on the families is the inside-outside algorithm (Baker 1979; Lari & Young 1990).

@@ -6,8 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from elbo.extend import with_tap
-from elbo.extend import PyTree
+from elbo.extend import PyTree, with_tap
 
 from .._chunks import sum_rows
 
