@@ -9,7 +9,9 @@ import numpy as np
 import optax
 
 import elbo
-from elbo.extend import PyTree, batch_length
+from elbo.extend import PyTree
+
+from ._questions import each
 
 
 class Decoded(NamedTuple):
@@ -25,54 +27,55 @@ class Decoded(NamedTuple):
 
 
 @partial(jax.jit, static_argnames="model")
-def smooth(model: elbo.Model, theta: PyTree, ys: PyTree) -> jax.Array:
+def smooth(model: elbo.Model, params: elbo.Params, ys: PyTree) -> jax.Array:
     """P(z_t | all of y), [N, T, K]; zeros in the padding, and where y is impossible."""
-    return _each(lambda y: _posterior(model, theta, y).mean().states, ys)
+    return each(lambda y: _posterior(model, params, y).mean().states, params, ys)
 
 
 @partial(jax.jit, static_argnames="model")
-def filter(model: elbo.Model, theta: PyTree, ys: PyTree) -> jax.Array:  # noqa: A001 - the term of the field
+def filter(model: elbo.Model, params: elbo.Params, ys: PyTree) -> jax.Array:  # noqa: A001 - the term of the field
     """P(z_t | y_1..t), [N, T, K]; zeros in the padding, and where y_1..t is impossible.
 
     >>> from elbo.models import hmm
     >>> from elbo.models.families import Categorical
     >>> coin = Categorical.create(jnp.array([[1.0, 0.0], [0.5, 0.5]]))
     >>> theta = hmm.Theta(Categorical(jnp.zeros(2)), Categorical(jnp.zeros((2, 2))), coin)
-    >>> filter(hmm.model(2), theta, jnp.array([[0, 1]])).tolist()
+    >>> filter(hmm.model(2), elbo.Params(theta), jnp.array([[0, 1]])).tolist()
     [[[0.6667, 0.3333], [0.0, 1.0]]]
     """
-    return _each(lambda y: jnp.exp(_posterior(model, theta, y).filtered()), ys)
+    return each(lambda y: jnp.exp(_posterior(model, params, y).filtered()), params, ys)
 
 
 @partial(jax.jit, static_argnames="model")
-def decode(model: elbo.Model, theta: PyTree, ys: PyTree) -> Decoded:
+def decode(model: elbo.Model, params: elbo.Params, ys: PyTree) -> Decoded:
     """The most probable path of each sequence (Viterbi).
 
     >>> from elbo.models import hmm
     >>> from elbo.models.families import Categorical
     >>> start, steps = hmm.left_to_right(2)
     >>> theta = hmm.Theta(start, steps, Categorical.create(jnp.eye(2)))
-    >>> decode(hmm.model(2), theta, jnp.array([[0, 1, 1], [1, 0, 0]])).states.tolist()  # the second is impossible
+    >>> ys = jnp.array([[0, 1, 1], [1, 0, 0]])  # the second is impossible
+    >>> decode(hmm.model(2), elbo.Params(theta), ys).states.tolist()
     [[0, 1, 1], [-1, -1, -1]]
     """
 
     def one(y):
-        states, score = _posterior(model, theta, y).best()
+        states, score = _posterior(model, params, y).best()
         possible = score > elbo.numerics.IMPOSSIBLE
         # a NaN is neither: it is left for the reader to see
         return jnp.where(score <= elbo.numerics.IMPOSSIBLE, -1, states), jnp.where(
             possible | jnp.isnan(score), score, -jnp.inf
         )
 
-    return Decoded(*_each(one, ys))
+    return Decoded(*each(one, params, ys))
 
 
 @partial(jax.jit, static_argnames="model")
-def predict(model: elbo.Model, theta: PyTree, ys: PyTree) -> jax.Array:
+def predict(model: elbo.Model, params: elbo.Params, ys: PyTree) -> jax.Array:
     """P(z_T+1 | y_1..T) after the last frame of each sequence, [N, K]; zeros where y is impossible."""
 
     def one(y):
-        q = _posterior(model, theta, y)
+        q = _posterior(model, params, y)
         if q.transition.ndim != 2:
             raise ValueError(
                 f"model: its posterior has transitions {list(q.transition.shape)}, one for each step, expected [K, K]: "
@@ -83,7 +86,7 @@ def predict(model: elbo.Model, theta: PyTree, ys: PyTree) -> jax.Array:
         total = jnp.sum(ahead)
         return ahead / jnp.where(total > 0, total, 1)
 
-    return _each(one, ys)
+    return each(one, params, ys)
 
 
 def match(states: Any, reference: Any) -> np.ndarray:
@@ -114,15 +117,8 @@ def match(states: Any, reference: Any) -> np.ndarray:
     return names
 
 
-def _each(question, ys: PyTree) -> Any:
-    batch_length(ys)
-    return jax.vmap(question)(ys)
-
-
-def _posterior(model: elbo.Model, theta: PyTree, y: PyTree) -> elbo.posteriors.ChainPosterior:
-    if isinstance(theta, elbo.Params):
-        raise TypeError("theta: got elbo.Params, expected the parameters of the encoder: params.theta, if it is exact")
-    q = model.encoder(theta, y)
+def _posterior(model: elbo.Model, params: elbo.Params, y: PyTree) -> elbo.posteriors.ChainPosterior:
+    q = model.posterior(params, y)
     if not isinstance(q, elbo.posteriors.ChainPosterior):
         raise TypeError(
             f"model: its posterior is a {type(q).__name__}, expected a model of chains, such as hmm.model(K)"

@@ -12,6 +12,7 @@ import elbo
 from elbo.extend import PyTree, value
 
 from . import hmm, vae
+from ._questions import each
 from .families import Categorical, MultivariateNormal
 from .networks import MLP, functional
 
@@ -170,7 +171,7 @@ def usable(y: PyTree) -> jax.Array:
     return sequence.is_sound() & elbo.numerics.all_finite(sequence.clean().values)
 
 
-def init(
+def build(
     key: jax.Array,
     ys: PyTree,
     states: int,
@@ -197,7 +198,7 @@ def init(
       activation: of the hidden layers.
 
     >>> ys = jnp.zeros((2, 5, 3))
-    >>> networks, params = init(jax.random.key(0), ys, states=2, latent=1, hidden=(4,))
+    >>> networks, params = build(jax.random.key(0), ys, states=2, latent=1, hidden=(4,))
     >>> elbo.elbo(model(networks, 2))(params, ys, jax.random.key(1)).shape
     (2,)
     """
@@ -224,7 +225,7 @@ def means(model: elbo.Model, params: elbo.Params, ys: PyTree) -> elbo.Padded:
         q: Any = model.posterior(params, y)
         return elbo.Padded(q.outer.mean(), elbo.as_padded(y).length)
 
-    return jax.vmap(one)(ys)
+    return each(one, params, ys)
 
 
 def cluster(
@@ -243,7 +244,7 @@ def cluster(
       stay: probability of staying in a state.
 
     >>> ys = jax.random.normal(jax.random.key(2), (2, 9, 3))
-    >>> networks, params = init(jax.random.key(0), ys, states=1, latent=2, hidden=(4,))
+    >>> networks, params = build(jax.random.key(0), ys, states=1, latent=2, hidden=(4,))
     >>> cluster(jax.random.key(1), model(networks, 1), params, ys, 3).theta.chain.emission.mean.shape
     (3, 2)
     """

@@ -83,7 +83,8 @@ def neural_hmm(networks: Networks, size: Size) -> elbo.Model:
     """ln P(z, y) = ln π(z_1) + Σ ln A(z_{t−1}, z_t) + Σ_t ln p(y_t | z_t, y_{t−n..t−1}), with its exact posterior.
 
     z enters affinely, so the posterior is a `ChainPosterior`, `eg_step` is the rule, and `elbo.evidence` is ln P(y). A
-    text is int [T], or that in an `elbo.Padded`. A symbol outside of 0..V−1 makes it impossible, and unusable for the rules.
+    text is int [T], or that in an `elbo.Padded`. A symbol outside of 0..V−1 makes it impossible, and unusable for the
+    rules.
 
     >>> size = Size(symbols=3, states=2, past=1)
     >>> networks = Networks(emit=lambda params, past: params)
@@ -113,7 +114,7 @@ def recurrent(networks: Networks, size: Size) -> elbo.Model:
     return elbo.Model(RecurrentJoint(networks, size), Encoder(networks, size), Usable(size))
 
 
-def init(
+def build(
     key: jax.Array, size: Size, *, hidden: tuple[int, ...] = (128,), embedding: int = 16, reader: int = 0
 ) -> tuple[Networks, elbo.Params]:
     """Networks and starting parameters of `neural_hmm`, or, with a reader, of `amortised`.
@@ -125,7 +126,7 @@ def init(
       embedding: width of a symbol's embedding.
       reader: width of each direction of the encoder; 0 for the exact posterior.
 
-    >>> networks, params = init(jax.random.key(0), Size(5, 2, 3), hidden=(8,), reader=4)
+    >>> networks, params = build(jax.random.key(0), Size(5, 2, 3), hidden=(8,), reader=4)
     >>> model = amortised(networks, Size(5, 2, 3))
     >>> elbo.elbo(model)(params, jnp.zeros((2, 7), int)).shape  # no key
     (2,)
@@ -142,12 +143,12 @@ def init(
     return Networks(emit=emit, read=read), elbo.Params(theta, psi)
 
 
-def init_recurrent(
+def build_recurrent(
     key: jax.Array, size: Size, *, hidden: int = 128, embedding: int = 16, reader: int = 64
 ) -> tuple[Networks, elbo.Params]:
     """Networks and starting parameters of `recurrent`; the arguments are those of `init`, `past` is ignored.
 
-    >>> networks, params = init_recurrent(jax.random.key(0), Size(5, 2), hidden=8, reader=4)
+    >>> networks, params = build_recurrent(jax.random.key(0), Size(5, 2), hidden=8, reader=4)
     >>> recurrent(networks, Size(5, 2)).encoder(params.psi, jnp.zeros(7, int)).states.shape
     (7, 2)
     """

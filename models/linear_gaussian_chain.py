@@ -9,7 +9,6 @@ import jax.numpy as jnp
 
 import elbo
 from elbo.extend import value
-from elbo.linalg import matmul, triangular_inverse, triangularize
 
 from ._scales import scales, valid_weights
 from .criteria import free_parameters, one_of_each
@@ -58,32 +57,6 @@ class Theta(NamedTuple):
         return free_parameters(tuple(self)) - size - change[kind]
 
 
-class Filtered(NamedTuple):
-    """What is known of each frame from those up to it; in missing frames and in the padding, a forecast.
-
-    Attributes:
-      mean: E[z_t | y_1..t], [T, D].
-      covariance: Cov(z_t | y_1..t), [T, D, D].
-      log_likelihood: ln P(y_t | y_1..t-1), [T], nats; 0 where nothing is observed. Its sum is ln P(y).
-    """
-
-    mean: jax.Array
-    covariance: jax.Array
-    log_likelihood: jax.Array
-
-
-class Prediction(NamedTuple):
-    """What is known of each observation from those before it.
-
-    Attributes:
-      mean: E[y_t | y_1..t-1], [T, E].
-      covariance: Cov(y_t | y_1..t-1), [T, E, E].
-    """
-
-    mean: jax.Array
-    covariance: jax.Array
-
-
 def log_joint(theta: Theta, z: jax.Array, y: Any, missing: Missing = "frames") -> tuple[jax.Array, ...]:
     """ln P(z_1), Σ_t ln P(z_{t+1} | z_t) and Σ_t ln P(y_t | z_t) of one sequence, in nats; y with holes marginalised.
 
@@ -95,7 +68,7 @@ def log_joint(theta: Theta, z: jax.Array, y: Any, missing: Missing = "frames") -
         [E, 1, D]), "none" if nothing is. A NaN in any other place makes the result NaN.
     """
     y = elbo.as_padded(y)
-    _check(theta, z, y.values, missing)
+    check_shapes(theta, z, y.values, missing)
     mask, values = y.mask(), y.clean().values
     absent = jnp.isnan(values) if missing == "entries" else jnp.all(jnp.isnan(values), -1, keepdims=True)
     if missing == "none":
@@ -259,100 +232,6 @@ def sample(key: jax.Array, theta: Theta, frames: int, count: int) -> tuple[jax.A
     return jax.vmap(one)(jax.random.split(key, count))
 
 
-def smooth(theta: Theta, y: Any) -> elbo.posteriors.GaussianChainPosterior:
-    """P(z | y) of one sequence y [T, E] or `Padded`: mean(), covariances(), cross_covariances(), sample(key)."""
-    missing: Missing = "entries" if theta.observation.batch_shape else "frames"
-    structure = elbo.gaussian_chain(theta.transition.event_size)
-    return structure.posterior(lambda z: sum(log_joint(theta, z, y, missing), jnp.zeros(())), y)
-
-
-def filter(theta: Theta, y: Any) -> Filtered:
-    """Means and covariances of each frame given those up to it, and ln P(y_t | y_1..t-1).
-
-    The Kalman filter (1960) on roots of precisions, about the predicted means: orthogonal maps alone, so that states
-    that hardly move and starts of which nothing is known lose no digits. O(T (D³ + D² E)).
-
-    Args:
-      theta: the parameters.
-      y: one sequence [T, E] or `Padded`; NaN is a missing entry. Frames in the padding are forecasts.
-
-    >>> one = jnp.ones((1, 1))
-    >>> walk = LinearGaussian.create(one, jnp.zeros(1), jnp.ones(1))
-    >>> theta = Theta(MultivariateNormal.create(jnp.zeros(1), one), walk, walk)
-    >>> filtered = filter(theta, jnp.array([[2.0], [jnp.nan]]))
-    >>> filtered.mean[:, 0].tolist(), filtered.covariance[:, 0, 0].tolist()
-    ([1.0, 1.0], [0.5, 1.5])
-    """
-    return _filter(theta, y)[0]
-
-
-def predict_one_step(theta: Theta, y: Any) -> Prediction:
-    """The distribution of each y_t given the frames before it; frames in the padding are forecasts from all others.
-
-    Args:
-      theta: the parameters.
-      y: one sequence [T, E] or `Padded`; NaN is missing.
-    """
-    _, mean, covariance = _filter(theta, y)
-    weights, _, scale = _observation(theta)
-    noise = jnp.diag(scale**2)
-    return Prediction(
-        jax.vmap(theta.observation.mean)(mean).reshape(mean.shape[0], -1),
-        matmul(matmul(weights, covariance), weights.T) + noise,
-    )
-
-
-def _filter(theta: Theta, y: Any) -> tuple[Filtered, jax.Array, jax.Array]:
-    """The filter, and the means [T, D] and covariances [T, D, D] of z_t given the frames before t.
-
-    |past (z_t − mean) |² is what the frames before t say of z_t, with `mean` what they expect.
-    """
-    y = elbo.as_padded(y)
-    values = jnp.where(y.mask()[:, None], y.values, jnp.nan)
-    _check(theta, jnp.zeros((y.frames, theta.transition.event_size), theta.initial.mean.dtype), values, "frames")
-    weights, log_scale, scale = _observation(theta)
-    size = weights.shape[1]
-    inverse = jnp.exp(-theta.transition.log_scale) * jnp.eye(size, dtype=weights.dtype)
-    steps = jnp.concatenate([-matmul(inverse, theta.transition.weights), inverse], 1)
-    none = jnp.zeros(size, weights.dtype)
-    # the bias is taken off the data first: beside a large one the mean of z would be rounded away
-    bias = theta.observation.bias.reshape(-1)
-    unbiased = replace(theta.observation, bias=jnp.zeros_like(theta.observation.bias))
-
-    def step(carry, y):
-        mean, past = carry
-        seen = ~jnp.isnan(y)
-        rows = jnp.where(seen[:, None], weights / scale[:, None], 0)
-        r = jnp.where(seen, (jnp.where(seen, y - bias, 0) - unbiased.mean(mean).reshape(-1)) / scale, 0)
-        now, told, rest = triangularize(jnp.concatenate([past, rows]), jnp.concatenate([none, r]))
-        root = triangular_inverse(now.T)
-        new = mean + matmul(root.T, told[:, None])[:, 0]
-        constant = jnp.sum(jnp.where(seen, log_scale + 0.5 * jnp.log(2 * jnp.pi), 0))
-        value = _log_det(past) - _log_det(now) - 0.5 * jnp.sum(rest**2) - constant
-        both = jnp.concatenate([steps, jnp.concatenate([now, jnp.zeros_like(now)], 1)])
-        ahead = triangularize(both, jnp.zeros_like(both[:, 0]))[0][size:, size:]
-        before = _inverse_square(past)
-        return (theta.transition.mean(new), ahead), (Filtered(new, matmul(root.T, root), value), mean, before)
-
-    return jax.lax.scan(step, (theta.initial.mean, triangularize(theta.initial.whitener(), none)[0]), values)[1]
-
-
-def _log_det(triangle: jax.Array) -> jax.Array:
-    return jnp.sum(jnp.log(jnp.diagonal(triangle)))
-
-
-def _inverse_square(upper: jax.Array) -> jax.Array:
-    """(uᵀ u)⁻¹ of an upper triangular matrix u."""
-    root = triangular_inverse(upper.T)
-    return matmul(root.T, root)
-
-
-def _observation(theta: Theta) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Weights [E, D], log scales [E] and scales [E], whether the entries are regressions of their own or not."""
-    scale = theta.observation.scale().reshape(-1)
-    return theta.observation.weights.reshape(scale.size, -1), jnp.log(scale), scale
-
-
 def _emission(observation: LinearGaussian, y: jax.Array, z: jax.Array) -> jax.Array:
     """ln P(y_t | z_t) of one frame, [1], or of each of its entries, [E]."""
     if not observation.batch_shape:
@@ -363,7 +242,7 @@ def _emission(observation: LinearGaussian, y: jax.Array, z: jax.Array) -> jax.Ar
     return jax.vmap(lambda entry, y: entry.log_prob(y[None], z), (axes, 0))(observation, y)
 
 
-def _check(theta: Theta, z: jax.Array, values: jax.Array, missing: Missing) -> None:
+def check_shapes(theta: Theta, z: jax.Array, values: jax.Array, missing: Missing) -> None:
     """Raises where shapes do not match."""
     if missing not in ("frames", "entries", "none"):
         raise ValueError(f'missing: got {missing!r}, expected "frames", "entries" or "none"')

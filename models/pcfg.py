@@ -12,6 +12,7 @@ from flax import nnx
 import elbo
 from elbo.extend import PyTree, value
 
+from ._questions import each
 from .criteria import free_parameters, one_of_each
 from .families import Categorical, PseudoData
 from .networks import MLP, functional
@@ -198,12 +199,12 @@ class Network(nnx.Module):
         return Theta(Categorical(root[0]), Categorical(rules), Categorical(emission))
 
 
-def neural(
+def build(
     key: jax.Array, nonterminals: int, preterminals: int, words: int, *, single: bool = False, width: int = 64
 ) -> tuple[Callable[[PyTree], Theta], elbo.Params]:
     """A neural grammar: `families` for `model`, and its starting parameters.
 
-    >>> families, params = neural(jax.random.key(0), 2, 3, 10)
+    >>> families, params = build(jax.random.key(0), 2, 3, 10)
     >>> families(params.theta).emission.probabilities().shape
     (3, 10)
     """
@@ -212,15 +213,15 @@ def neural(
 
 
 @partial(jax.jit, static_argnames="model")
-def parse(model: elbo.Model, theta: PyTree, ys: PyTree) -> Parsed:
+def parse(model: elbo.Model, params: elbo.Params, ys: PyTree) -> Parsed:
     """The most probable parse of each sentence (Viterbi); where rules are `Chained`, that of the grammar as written.
 
     A sentence without a parse has the score −∞, and all its spans and tags are −1.
     """
 
     def one(y):
-        q: Any = model.encoder(theta, y)
-        rules, emission = (getattr(getattr(theta, name, None), "share", None) for name in ("rules", "emission"))
+        q: Any = model.posterior(params, y)
+        rules, emission = (getattr(getattr(params.theta, name, None), "share", None) for name in ("rules", "emission"))
         if rules is not None:
             q = replace(q, rules=q.rules + rules.reshape(q.rules.shape))
         if emission is not None:
@@ -229,14 +230,14 @@ def parse(model: elbo.Model, theta: PyTree, ys: PyTree) -> Parsed:
             q = replace(q, tags=q.tags + jnp.where(known[:, None], emission.T[jnp.where(known, words, 0)], 0))
         return q.best()
 
-    spans, score = jax.vmap(one)(ys)
+    spans, score = each(one, params, ys)
     return Parsed(spans, jnp.where(score <= elbo.numerics.IMPOSSIBLE, -jnp.inf, score))
 
 
 @partial(jax.jit, static_argnames="model")
-def consensus(model: elbo.Model, theta: PyTree, ys: PyTree) -> elbo.posteriors.Spans:
+def consensus(model: elbo.Model, params: elbo.Params, ys: PyTree) -> elbo.posteriors.Spans:
     """The parse of each sentence with the most constituents expected to be right (minimum Bayes risk)."""
-    return jax.vmap(lambda y: model.encoder(theta, y).consensus())(ys)  # type: ignore[attr-defined]
+    return each(lambda y: model.posterior(params, y).consensus(), params, ys)  # type: ignore[attr-defined]
 
 
 def sample(key: jax.Array, theta: Theta, frames: int) -> elbo.Padded:

@@ -81,7 +81,7 @@ def model(networks: Networks, likelihood: Likelihood = "bernoulli") -> elbo.Mode
     return elbo.Model(Joint(networks, likelihood), Encoder(networks.encode))
 
 
-def init(
+def build(
     key: jax.Array,
     size: int,
     latent: int,
@@ -100,7 +100,7 @@ def init(
       likelihood: as in `model`.
       activation: of the hidden layers.
 
-    >>> networks, params = init(jax.random.key(0), size=4, latent=2, hidden=(8,))
+    >>> networks, params = build(jax.random.key(0), size=4, latent=2, hidden=(8,))
     >>> elbo.elbo(model(networks))(params, jnp.zeros((3, 4)), jax.random.key(1)).shape
     (3,)
     """

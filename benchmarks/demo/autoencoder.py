@@ -196,7 +196,7 @@ def compute(tell: Callable[[str], None], size: Size = FULL) -> Result:
     for noise in ("shared", "per pixel"):
         tell(f"VAE, noise {noise}: {size.rounds * size.epochs} epochs")
         begin = time.perf_counter()
-        networks, params = vae.init(
+        networks, params = vae.build(
             key, images.shape[1], size.latent, hidden=size.hidden, likelihood="gaussian", activation=nnx.silu
         )
         # the noise starts as large as the data

@@ -51,7 +51,7 @@ def tiny(rows: np.ndarray, symbols: int, *, frames: int = 5, epochs: int = 20, k
     """
     size = SIZE._replace(symbols=symbols)
     texts = jnp.asarray(rows[:, :frames], jnp.int32)
-    networks, params = latent_lm.init_recurrent(jax.random.key(0), size, hidden=8, embedding=4, reader=4)
+    networks, params = latent_lm.build_recurrent(jax.random.key(0), size, hidden=8, embedding=4, reader=4)
     model = latent_lm.recurrent(networks, size)
     paths = jnp.array(list(product(range(size.states), repeat=frames)))
 

@@ -216,13 +216,13 @@ class Judge:
         self.trees, (self.test, self.weights) = trees, test
         self.evidence = elbo.evidence(model, batch_size=128)
         self.ys = pad([names.index(w) for w in t.words] for t in trees)
-        self.consensus = jax.jit(lambda theta, ys: pcfg.consensus(model, theta, ys))
+        self.consensus = lambda params, ys: pcfg.consensus(model, params, ys)
 
     def __call__(self, theta: pcfg.Theta) -> Score:
         """The score of a grammar; its brackets are those of the consensus tree (minimum Bayes risk)."""
         log_p = self.evidence(elbo.Params.tied(theta), self.test)
         nats = -jnp.sum(self.weights * log_p) / jnp.sum(self.weights * self.test.length)
-        found = self.consensus(theta, self.ys)
+        found = self.consensus(elbo.Params(theta), self.ys)
         rows = zip(np.asarray(found.start), np.asarray(found.end), self.trees, strict=True)
         guess = [proper(zip(i.tolist(), j.tolist(), strict=True), len(t.words)) for i, j, t in rows]
         return Score(float(nats), *f1([t.spans for t in self.trees], guess))

@@ -123,18 +123,18 @@ def compute(tell: Callable[[str], None], budget: Budget = FULL, data: str | None
     scores[HMM], states[HMM] = fit_hmm(texts, len(kinds), budget)
     for name, shape in ((NETWORK, size._replace(states=1)), (EXACT, size)):
         tell(name)
-        networks, params = latent_lm.init(key, shape, **widths)
+        networks, params = latent_lm.build(key, shape, **widths)
         model = latent_lm.neural_hmm(networks, shape)
         scores[name], fitted = climb(model, params, texts, budget, optim.eg_step, None)
-    states[EXACT] = np.asarray(hmm_inference.decode(model, fitted.theta, texts.test[:1]).states[0])
+    states[EXACT] = np.asarray(hmm_inference.decode(model, fitted, texts.test[:1]).states[0])
     tell(CRF)
-    networks, params = latent_lm.init(key, size, **widths, reader=budget.reader)
+    networks, params = latent_lm.build(key, size, **widths, reader=budget.reader)
     model = latent_lm.amortised(networks, size)
     scores[CRF], fitted = climb(model, params, texts, budget, optim.vae_step, None)
     # Θ is that of a neural HMM: what its own posterior makes of it
     evidence = elbo.evidence(latent_lm.neural_hmm(networks, size))
     scores[CRF] = scores[CRF]._replace(tighter=per_character(_bits(evidence, fitted, texts.test), budget))
-    networks, params = latent_lm.init_recurrent(
+    networks, params = latent_lm.build_recurrent(
         key, size, hidden=budget.hidden, embedding=widths["embedding"], reader=budget.reader
     )
     model = latent_lm.recurrent(networks, size)
@@ -174,7 +174,7 @@ def fit_hmm(texts: Texts, symbols: int, budget: Budget) -> tuple[Score, np.ndarr
     params = optim.run(rule, elbo.Params.tied(theta), texts.train, steps=budget.em).params
     bits = _bits(elbo.evidence(model), params, texts.test)
     seconds = time.perf_counter() - begin
-    states = np.asarray(hmm_inference.decode(model, params.theta, texts.test[:1]).states[0])
+    states = np.asarray(hmm_inference.decode(model, params, texts.test[:1]).states[0])
     return Score(budget.hmm_states, _count(params.theta), bits, True, None, None, [], seconds), states
 
 

@@ -58,7 +58,7 @@ def compute(tell: Callable[[str], None], data: datasets.Mnist, size: Size = FULL
     test = binarise(test_key, held_out)
     tell(f"MNIST: VAE, up to {size.epochs} epochs")
     begin = time.perf_counter()
-    networks, params = vae.init(key, grey.shape[1], size.latent, hidden=size.hidden, activation=nnx.silu)
+    networks, params = vae.build(key, grey.shape[1], size.latent, hidden=size.hidden, activation=nnx.silu)
     model = vae.model(networks)
     schedule = optax.cosine_decay_schedule(1e-3, size.epochs * -(-len(fitting) // BATCH))
     rule = optim.minibatches(optim.vae_step(model, optax.adam(schedule)), BATCH)

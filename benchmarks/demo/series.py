@@ -11,7 +11,7 @@ from rich.table import Table
 
 import elbo
 from elbo import optim
-from elbo.models import criteria, hmm, hmm_inference, linear_gaussian_chain
+from elbo.models import criteria, hmm, hmm_inference, linear_gaussian_chain, linear_gaussian_inference
 from elbo.models.families import Poisson
 
 from .. import datasets
@@ -109,7 +109,7 @@ def fit_quakes(counts: np.ndarray, states: int, starts: int, steps: int) -> Quak
     runs = _climb(model, start, starts, ys, steps)
     best = optim.best(runs).params
     totals = jax.vmap(lambda p: jnp.sum(elbo.evidence(model)(p, ys)))(runs.params)
-    decoded = hmm_inference.decode(model, best.theta, ys).states[0]
+    decoded = hmm_inference.decode(model, best, ys).states[0]
     rates = np.asarray(best.theta.emission.rate())[:, 0]
     total, parameters = float(jnp.max(totals)), criteria.free_parameters(best.theta)
     return Quakes(
@@ -123,7 +123,7 @@ def fit_levels(seen: np.ndarray, flow: np.ndarray, starts: int, steps: int) -> F
     """Two levels with Gaussian noise; a year that is missing is summed out."""
     ys, model = jnp.asarray(seen)[None, :, None], hmm.model(2)
     best = optim.best(_climb(model, lambda key: hmm.init(key, ys, 2), starts, ys, steps)).params
-    weights = np.asarray(hmm_inference.smooth(model, best.theta, ys)[0])
+    weights = np.asarray(hmm_inference.smooth(model, best, ys)[0])
     levels = np.asarray(best.theta.emission.mean)[:, 0]
     mean = weights @ levels
     return _flow(elbo.evidence(model)(best, ys), mean, np.sqrt(weights @ levels**2 - mean**2), seen, flow)
@@ -134,10 +134,10 @@ def fit_level(seen: np.ndarray, flow: np.ndarray, steps: int) -> Flow:
     ys, model = jnp.asarray(seen)[None, :, None], linear_gaussian_chain.model(1)
     rule, start = optim.eg_step(model, optax.lbfgs()), linear_gaussian_chain.local_level(ys)
     best = optim.run(rule, start, ys, steps=steps, tolerance=1e-12).params
-    q = linear_gaussian_chain.smooth(best.theta, ys[0])
-    scale = jnp.sqrt(q.covariances()[:, 0, 0])
+    smoothed = linear_gaussian_inference.smooth(model, best, ys)
+    scale = jnp.sqrt(smoothed.covariance[0, :, 0, 0])
     variances = tuple(float(part.scale()[0] ** 2) for part in (best.theta.observation, best.theta.transition))
-    level = _flow(elbo.evidence(model)(best, ys), np.asarray(q.mean()[:, 0]), np.asarray(scale), seen, flow)
+    level = _flow(elbo.evidence(model)(best, ys), np.asarray(smoothed.mean[0, :, 0]), np.asarray(scale), seen, flow)
     return level._replace(variances=variances)
 
 

@@ -81,7 +81,7 @@ def compute(tell: Callable[[str], None], size: Size | None = None, data: dataset
         units[f"{name} covariances"] = found(*_plain(key, size, family, train, test))
 
     tell("VAE")
-    networks, params = hmm_vae.init(
+    networks, params = hmm_vae.build(
         key, train, 1, size.latent, hidden=(size.hidden,), likelihood="gaussian", context=size.context
     )
     one, many = (hmm_vae.model(networks, k, "gaussian", context=size.context) for k in (1, size.states))
@@ -92,11 +92,12 @@ def compute(tell: Callable[[str], None], size: Size | None = None, data: dataset
     units[GMM] = found(_mixture(key, size, one, second, train), vae_bound, seconds)
 
     tell("HMM-VAE")
+    chains = hmm.model(size.states)
     start = hmm_vae.cluster(key, one, first, train, size.states)
     for name, rule in ((EM, composed(many, size)), (GRADIENT, plain_gradient(many, size))):
         fitted, seconds = _train(rule, start, train, size, 2)
         decode = lambda ys, fitted=fitted: (
-            hmm_inference.decode(hmm.model(size.states), fitted.theta.chain, hmm_vae.means(many, fitted, ys)).states
+            hmm_inference.decode(chains, elbo.Params(fitted.theta.chain), hmm_vae.means(many, fitted, ys)).states
         )
         units[name] = found(decode, _bound(many, fitted, test), seconds)
     counts = np.bincount(np.repeat(labels[1], np.asarray(test.length)))
@@ -146,7 +147,7 @@ def _plain(key, size, family, train, test):
     begin = time.perf_counter()
     params = jax.block_until_ready(optim.run(optim.em_step(model), start, train, steps=60).params)
     seconds = time.perf_counter() - begin
-    decode = lambda ys: hmm_inference.decode(model, params.theta, ys).states
+    decode = lambda ys: hmm_inference.decode(model, params, ys).states
     return decode, float(elbo.evidence(model)(params, test).sum()), seconds
 
 

@@ -64,7 +64,7 @@ def make_vae(data: int, size: int, hidden: int, latent: int) -> Vae:
 def our_vae(data: Vae) -> Contender:
     """One update of `vae_step` with Adam."""
     latent, hidden = data.eta.shape[1], data.encoder[0][0].shape[1]
-    networks, shaped = vae.init(jax.random.key(0), data.ys.shape[1], latent, hidden=(hidden,))
+    networks, shaped = vae.build(jax.random.key(0), data.ys.shape[1], latent, hidden=(hidden,))
     model = vae.model(networks)
     rule = optim.vae_step(model, optax.adam(data.rate))
     ys = jnp.asarray(data.ys)

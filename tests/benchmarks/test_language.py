@@ -44,7 +44,7 @@ def test_scores_at_a_tiny_size():
     texts, kinds = language.split(datasets.shakespeare(), TINY)
     assert [len(a) for a in texts] == [64, 4, 4] and texts.test.max() < len(kinds)
     size = latent_lm.Size(len(kinds), 2, 2)
-    networks, params = latent_lm.init(jax.random.key(0), size, hidden=(8,), embedding=4)
+    networks, params = latent_lm.build(jax.random.key(0), size, hidden=(8,), embedding=4)
     model = latent_lm.neural_hmm(networks, size)
     score, fitted = language.climb(model, params, texts, TINY, optim.eg_step, None)
     np.testing.assert_allclose(score.bits, -elbo.evidence(model)(fitted, texts.test) / np.log(2), rtol=1e-5)

@@ -162,7 +162,7 @@ STACKS: dict[str, Any] = {
     "factor analysis": lambda k: factor_analysis.init(k, jnp.ones((5, 3)), 2).theta,
     "linear-Gaussian chain": lambda k: linear_gaussian_chain.init(k, jnp.ones((1, 5, 3)), 2).theta,
     "grammar": lambda k: pcfg.init(k, 2, 2, 3).theta,
-    "hmm-vae": lambda k: hmm_vae.init(k, jnp.ones((1, 4, 3)), 2, 1, hidden=())[1].theta,
+    "hmm-vae": lambda k: hmm_vae.build(k, jnp.ones((1, 4, 3)), 2, 1, hidden=())[1].theta,
 }
 
 

@@ -30,7 +30,7 @@ def left_to_right():
 
 
 def autoencoder():
-    networks, params = vae.init(KEY, 2, 1, hidden=(3,), likelihood="gaussian")
+    networks, params = vae.build(KEY, 2, 1, hidden=(3,), likelihood="gaussian")
     model = vae.model(networks, "gaussian")
     return fitted(model, params, POINTS, optim.vae_step(model, optax.adam(1e-2)), KEY)
 

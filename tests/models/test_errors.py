@@ -53,7 +53,7 @@ ERRORS = {
     "a list of sequences, to start": (lambda: hmm.init(KEY, LIST, 2), "ys: got a list of 2, .*elbo.Padded"),
     "a list of sequences, to fit": (lambda: chained(ys=LIST), "ys: got a list of 2"),
     "a list of sequences, to decode": (
-        lambda: hmm_inference.decode(hmm.model(2), params(hmm, 2, SEQUENCES).theta, LIST),
+        lambda: hmm_inference.decode(hmm.model(2), params(hmm, 2, SEQUENCES), LIST),
         "ys: got a list of 2",
     ),
     "labels that are not integers": (lambda: labelled(jnp.zeros((1, 4))), r"x: got float32\[\], expected an integer"),

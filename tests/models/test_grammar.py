@@ -59,7 +59,7 @@ def evidence(found, every):
     rows = np.stack([np.pad(found.encode(s), (0, frames - len(s))) for s in every])
     ys = elbo.Padded(jnp.asarray(rows), jnp.array([len(s) for s in every]))
     log_p = elbo.evidence(model)(elbo.Params.tied(found.theta), ys)
-    return np.exp(log_p), jax.device_get(pcfg.parse(model, found.theta, ys))
+    return np.exp(log_p), jax.device_get(pcfg.parse(model, elbo.Params(found.theta), ys))
 
 
 # the sum of four chains is larger than the best tree, each of them is not; the same for a word alone

@@ -25,8 +25,8 @@ def test_every_emission_goes_through_every_function(kind, start, key):
     def everything(key):
         params = hmm.init(key, ys, 3, family=family, start=start)
         states, drawn = hmm.sample(key, params.theta, 20, inputs=inputs)
-        questions = [f(model, params.theta, ys) for f in (hmm_inference.smooth, hmm_inference.decode)]
-        questions += [f(model, params.theta, ys) for f in (hmm_inference.filter, hmm_inference.predict)]
+        questions = [f(model, params, ys) for f in (hmm_inference.smooth, hmm_inference.decode)]
+        questions += [f(model, params, ys) for f in (hmm_inference.filter, hmm_inference.predict)]
         return params, states, drawn, elbo.evidence(model)(params, ys), questions
 
     params, states, drawn, log_p, (smoothed, decoded, filtered, predicted) = jax.eval_shape(everything, key)
@@ -56,16 +56,15 @@ def test_mixtures_start_and_are_drawn(key):
 
 def test_inference(x64):
     model, params, ys = problem("full")
-    theta = params.theta
     longer = elbo.Padded(jnp.pad(ys.values, ((0, 0), (0, 1), (0, 0)), constant_values=jnp.nan), ys.length + 1)
     holes = elbo.Padded(longer.values.at[jnp.arange(4), ys.length].set(jnp.nan), longer.length)
 
     @jax.jit
-    def everything(theta, ys, holes):
-        each = [f(model, theta, ys) for f in (hmm_inference.smooth, hmm_inference.filter, hmm_inference.predict)]
-        return *each, hmm_inference.smooth(model, theta, holes), hmm_inference.decode(model, theta, ys)
+    def everything(params, ys, holes):
+        each = [f(model, params, ys) for f in (hmm_inference.smooth, hmm_inference.filter, hmm_inference.predict)]
+        return *each, hmm_inference.smooth(model, params, holes), hmm_inference.decode(model, params, ys)
 
-    smoothed, filtered, predicted, after, decoded = jax.device_get(everything(theta, ys, holes))
+    smoothed, filtered, predicted, after, decoded = jax.device_get(everything(params, ys, holes))
     for n, length in enumerate(LENGTHS):
         np.testing.assert_allclose(filtered[n, length - 1], smoothed[n, length - 1], rtol=1e-9)
         np.testing.assert_allclose(filtered[n, :length].sum(-1), 1, rtol=1e-12)
@@ -125,14 +124,17 @@ def test_lengths_do_not_recompile(key):
     ("ask", "message"),
     [
         (
-            lambda model, theta, ys: hmm_inference.decode(model, theta, ys[0, :, 0]),
+            lambda model, theta, ys: hmm_inference.decode(model, elbo.Params(theta), ys[0, :, 0]),
             r"y: got .* one sequence.* ys\[None\]",
         ),
-        (lambda model, theta, ys: hmm_inference.smooth(model, theta, list(ys)), r"ys: got a list .* elbo.Padded"),
+        (
+            lambda model, theta, ys: hmm_inference.smooth(model, elbo.Params(theta), list(ys)),
+            r"ys: got a list .* elbo.Padded",
+        ),
         (lambda model, theta, ys: elbo.evidence(model)(elbo.Params.tied(theta), list(ys)), "ys: got a list"),
         (
-            lambda model, theta, ys: hmm_inference.filter(model, elbo.Params.tied(theta), ys),
-            r"theta: .* params\.theta",
+            lambda model, theta, ys: hmm_inference.filter(model, theta, ys),
+            r"params: got Theta.* elbo\.Params",
         ),
         (lambda model, theta, ys: hmm.init(jax.random.key(0), ys[0, :, 0], 3), r"y: got float64\[\]"),
         (lambda model, theta, ys: hmm.init(jax.random.key(0), ys[..., 0], 3), r"frames float64.*ys\[\.\.\., None\]"),

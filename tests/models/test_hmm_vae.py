@@ -132,7 +132,7 @@ def problem():
     x = 2.0 * states[..., None] - 1 + 0.2 * rng.normal(size=(6, 12, 1))
     ys = np.concatenate([x, 2 * x, np.sin(x)], -1) + 0.1 * rng.normal(size=(6, 12, 3))
     ys = jnp.asarray(ys, jnp.float32)
-    networks, params = hmm_vae.init(jax.random.key(0), ys, STATES, 1, hidden=(8,), likelihood="gaussian")
+    networks, params = hmm_vae.build(jax.random.key(0), ys, STATES, 1, hidden=(8,), likelihood="gaussian")
     model = hmm_vae.model(networks, STATES, "gaussian")
     return model, params, ys, networks, elbo.elbo(model)
 
@@ -260,7 +260,7 @@ def test_samples_have_the_shapes_they_should(key):
 
 def test_wrong_arguments_are_refused(key):
     with pytest.raises(ValueError, match=r"ys: got float32\[5, 3\]"):
-        hmm_vae.init(key, jnp.zeros((5, 3)), 2, 1)
+        hmm_vae.build(key, jnp.zeros((5, 3)), 2, 1)
     with pytest.raises(ValueError, match="context: got -1"):
         hmm_vae.model(vae.Networks(None, None), 2, context=-1)
     with pytest.raises(ValueError, match="likelihood: got 'poisson'"):

@@ -33,7 +33,7 @@ def of_hmms(cast):
     start = hmm.init(KEY, ys, 2, family=Categorical(LOGITS)).theta.emission
     return (
         (elbo.evidence(model)(params, ys), jax.vmap(model.usable)(ys), new.theta.emission.logits, info.dropped),
-        (hmm_inference.decode(model, params.theta, ys).states, start.logits),
+        (hmm_inference.decode(model, params, ys).states, start.logits),
     )
 
 

@@ -7,6 +7,7 @@ import pytest
 
 import elbo
 from elbo.models import linear_gaussian_chain as chain
+from elbo.models import linear_gaussian_inference as inference
 from elbo.models.families import LinearGaussian, MultivariateNormal
 
 pytestmark = pytest.mark.usefixtures("x64")
@@ -54,8 +55,9 @@ def by_hand(level, steps, starts, y):
 
 @jax.jit
 def answers(theta, y):
-    q, filtered = MODEL.encoder(theta, y), chain.filter(theta, y)
-    log_p = elbo.evidence(MODEL)(elbo.Params.tied(theta), jax.tree.map(lambda a: a[None], y))[0]
+    q, ys = MODEL.encoder(theta, y), jax.tree.map(lambda a: a[None], y)
+    filtered = jax.tree.map(lambda a: a[0], inference.filter(MODEL, elbo.Params(theta), ys))
+    log_p = elbo.evidence(MODEL)(elbo.Params.tied(theta), ys)[0]
     return log_p, jnp.sum(filtered.log_likelihood), q.mean(), q.covariances(), filtered.mean, filtered.covariance
 
 

@@ -31,10 +31,10 @@ def model(kind, *, double=True):
     """(networks, model, params)."""
     with jax.enable_x64(double):
         if kind == "recurrent":
-            networks, params = latent_lm.init_recurrent(jax.random.key(0), SIZE, hidden=3, embedding=2, reader=2)
+            networks, params = latent_lm.build_recurrent(jax.random.key(0), SIZE, hidden=3, embedding=2, reader=2)
         else:
             reader = 2 if kind == "amortised" else 0
-            networks, params = latent_lm.init(jax.random.key(0), SIZE, hidden=(3,), embedding=2, reader=reader)
+            networks, params = latent_lm.build(jax.random.key(0), SIZE, hidden=(3,), embedding=2, reader=reader)
         made = getattr(latent_lm, kind)(networks, SIZE)
         return networks, made, doubled(params, 1) if double else params
 

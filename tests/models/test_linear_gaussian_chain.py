@@ -13,6 +13,7 @@ import scipy.stats
 import elbo
 from elbo import optim
 from elbo.models import linear_gaussian_chain as chain
+from elbo.models import linear_gaussian_inference as inference
 from elbo.models.families import LinearGaussian, MultivariateNormal
 from elbo.models.families._estimate import estimate
 
@@ -113,12 +114,14 @@ def test_equals_a_dense_gaussian_at_every_length_and_with_holes(missing):
     def everything(params, ys):
         def one(y):
             q = model.encoder(params.theta, y)
-            moments = q.mean(), q.covariances(), q.cross_covariances()
-            return moments, chain.filter(params.theta, y), chain.predict_one_step(params.theta, y)
+            return q.mean(), q.covariances(), q.cross_covariances()
 
-        return elbo.evidence(model)(params, ys), *jax.vmap(one)(ys)
+        asked = [ask(model, params, ys) for ask in (inference.smooth, inference.filter, inference.predict_one_step)]
+        return elbo.evidence(model)(params, ys), jax.vmap(one)(ys), *asked
 
-    evidence, q, filtered, predicted = everything(params, ys)
+    evidence, q, smoothed, filtered, predicted = everything(params, ys)
+    np.testing.assert_array_equal(smoothed.mean, q[0])
+    np.testing.assert_array_equal(smoothed.covariance, q[1])
     weights, bias, noise = by_hand(theta)[3:6]
     for i, y in enumerate(sequences(ys)):
         log_p, loc, covariance = condition(theta, y)
@@ -138,14 +141,14 @@ def test_equals_a_dense_gaussian_at_every_length_and_with_holes(missing):
             np.testing.assert_allclose(q[2][i, t], covariance[t, :, t + 1], rtol=1e-9, atol=1e-10)
 
 
-def test_smooth_is_the_posterior_and_forecasts_stand_in_the_padding():
-    theta, y = parameters(), observations().values[5]
-    q = jax.jit(chain.smooth)(theta, y)
-    assert isinstance(q, elbo.posteriors.GaussianChainPosterior)
-    np.testing.assert_allclose(q.mean(), condition(theta, np.asarray(y))[1], rtol=1e-9, atol=1e-10)
-    hidden = elbo.Padded(y, jnp.array(4))
-    expected = condition(theta, np.vstack([np.asarray(y)[:4], np.full((2, WIDTH), np.nan)]))[1]
-    np.testing.assert_allclose(jax.jit(chain.filter)(theta, hidden).mean[5], expected[5], rtol=1e-9)
+def test_forecasts_stand_in_the_padding():
+    theta, ys = parameters(), observations().values[5:]
+    model, params = chain.model(LATENT), elbo.Params(theta)
+    hidden = elbo.Padded(ys, jnp.array([4]))
+    expected = condition(theta, np.vstack([np.asarray(ys[0])[:4], np.full((2, WIDTH), np.nan)]))[1]
+    np.testing.assert_allclose(inference.filter(model, params, hidden).mean[0, 5], expected[5], rtol=1e-9)
+    smoothed = inference.smooth(model, params, hidden)
+    assert (smoothed.mean[0, 4:] == 0).all() and (smoothed.covariance[0, 4:] == 0).all()
 
 
 def hand_em(theta, ys):
@@ -235,7 +238,7 @@ def test_fishers_identity():
         return jnp.sum(elbo.elbo(model)(elbo.Params(theta, psi), ys))
 
     def marginal(theta):
-        return jnp.sum(jax.vmap(chain.filter, (None, 0))(theta, ys).log_likelihood)
+        return jnp.sum(inference.filter(model, elbo.Params(theta), ys).log_likelihood)
 
     ours, theirs = jax.jit(jax.grad(bound))(theta, theta), jax.jit(jax.grad(marginal))(theta)
     for f, g in zip(ours, theirs, strict=True):
@@ -292,7 +295,7 @@ def test_a_nan_where_none_may_be_is_dropped_and_reported(counted):
 def test_float32_agrees_with_float64_over_20000_frames():
     theta = parameters()
     y = jax.jit(partial(chain.sample, frames=20_000, count=1))(jax.random.key(1), theta)[1]
-    high = np.sum(jax.jit(chain.filter)(theta, y[0]).log_likelihood)
+    high = np.sum(inference.filter(chain.model(LATENT), elbo.Params(theta), y).log_likelihood)
     low = jax.tree.map(lambda a: a.astype(jnp.float32), elbo.Params(theta, None))
     low = elbo.evidence(chain.model(LATENT))(low, y.astype(jnp.float32))[0]
     assert low.dtype == jnp.float32
@@ -305,7 +308,7 @@ def test_the_filter_follows_a_shift_in_float32():
     y = jnp.array([[0.0], [1.0], [1.0], [2.0], [1.0]], jnp.float32)
     shifted = theta._replace(observation=dataclasses.replace(theta.observation, bias=jnp.full((1,), 1e6, jnp.float32)))
     still = theta._replace(observation=dataclasses.replace(theta.observation, bias=jnp.zeros((1,), jnp.float32)))
-    seen = jax.jit(chain.filter)
+    seen = lambda theta, y: inference.filter(chain.model(1), elbo.Params(theta), y[None])
     for a, b in zip(seen(still, y), seen(shifted, y + 1e6), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-7)
 
@@ -324,7 +327,10 @@ def test_lengths_trace_once_and_no_lapack_is_called(counted):
 def test_errors_say_what_to_do():
     theta, y = parameters(), jnp.zeros((FRAMES, WIDTH))
     for call, words in (
-        (lambda: chain.smooth(theta, y[:, :2]), r"y: got float64\[6, 2\], expected floating point \[6, 3\]"),
+        (
+            lambda: inference.smooth(chain.model(2), elbo.Params(theta), y[None, :, :2]),
+            r"y: got float64\[6, 2\], expected floating point \[6, 3\]",
+        ),
         (lambda: chain.model(3).encoder(theta, y), r"z: got \[6, 3\], expected \[T, 2\]"),
         (lambda: chain.model(2, missing="entries").encoder(theta, y), r'init\(..., missing="entries"\)'),
         (lambda: chain.model(2, missing="some").encoder(theta, y), "missing: got 'some'"),

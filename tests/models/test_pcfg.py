@@ -128,7 +128,7 @@ def test_restarts_by_vmap_are_those_one_by_one(x64):
 
 
 def test_neural_grammar_learns_by_its_gradient():
-    families, params = pcfg.neural(jax.random.key(0), N, P, V, single=True, width=8)
+    families, params = pcfg.build(jax.random.key(0), N, P, V, single=True, width=8)
     model = pcfg.model(N, P, single=True, families=families)
     rule = optim.eg_step(model, optax.adam(0.03))
     run = optim.run(rule, params, YS, steps=40)
@@ -138,7 +138,9 @@ def test_neural_grammar_learns_by_its_gradient():
 
 def test_parses_and_samples(x64):
     theta, model = start(2).theta, MODEL
-    parsed, risk = jax.jit(lambda ys: (pcfg.parse(model, theta, ys), pcfg.consensus(model, theta, ys)))(YS)
+    parsed, risk = jax.jit(
+        lambda ys: (pcfg.parse(model, elbo.Params(theta), ys), pcfg.consensus(model, elbo.Params(theta), ys))
+    )(YS)
     for spans in (parsed.spans, risk):
         for start_, end, length in zip(np.asarray(spans.start), np.asarray(spans.end), LENGTHS, strict=True):
             assert (start_ >= 0).sum() == length - 1

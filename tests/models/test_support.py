@@ -57,8 +57,8 @@ def ones(like, values=0.0):
 
 def test_decoders_drop_what_is_not_in_the_unit_interval(key):
     ys = jnp.array([[0.0, 1.0, 0.25], [1.0, 0.0, 1.0], [-1.0, 1.0, 1.0], [0.0, 255.0, 0.0]])
-    networks, params = vae.init(key, 3, 2, hidden=(4,))
-    chains, chain_params = hmm_vae.init(key, jnp.stack([ys[:2]] * 2), 2, 2, hidden=(4,))
+    networks, params = vae.build(key, 3, 2, hidden=(4,))
+    chains, chain_params = hmm_vae.build(key, jnp.stack([ys[:2]] * 2), 2, 2, hidden=(4,))
     frames = jnp.stack([ys[:2], ys[1:3], ys[2:]])
     cases = [(vae.model(networks), params, ys), (hmm_vae.model(chains, 2), chain_params, frames)]
     for model, start, data in cases:

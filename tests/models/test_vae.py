@@ -15,7 +15,7 @@ from elbo.models.networks import MLP, functional
 
 @pytest.mark.parametrize("likelihood", ["bernoulli", "gaussian"])
 def test_bound_is_the_one_written_by_hand(likelihood, key):
-    networks, params = vae.init(key, 6, 2, hidden=(5,), likelihood=likelihood)
+    networks, params = vae.build(key, 6, 2, hidden=(5,), likelihood=likelihood)
     ys = jax.random.uniform(key, (7, 6))
     got = elbo.elbo(vae.model(networks, likelihood))(params, ys, key)
     for y, k, value in zip(ys, jax.random.split(key, 7), got, strict=True):
@@ -32,7 +32,7 @@ def test_bound_is_the_one_written_by_hand(likelihood, key):
 
 
 def test_bound_and_gradient_are_finite_at_extreme_logits(key):
-    networks, params = vae.init(key, 4, 2, hidden=(3,))
+    networks, params = vae.build(key, 4, 2, hidden=(3,))
     far = params._replace(theta=jax.tree.map(lambda a: a + 90, params.theta))
     ys = jnp.ones((2, 4))
     value, slope = jax.value_and_grad(lambda p: elbo.elbo(vae.model(networks))(p, ys, key).sum())(far)
@@ -40,7 +40,7 @@ def test_bound_and_gradient_are_finite_at_extreme_logits(key):
 
 
 def test_training_raises_the_bound_through_minibatches(key):
-    networks, params = vae.init(key, 12, 2, hidden=(16,))
+    networks, params = vae.build(key, 12, 2, hidden=(16,))
     rows = jax.random.bernoulli(key, 0.5, (3, 12)).astype(jnp.float32)
     ys = rows[jax.random.randint(key, (100,), 0, 3)]
     rule = optim.minibatches(optim.vae_step(vae.model(networks), optax.adam(1e-2)), 32)

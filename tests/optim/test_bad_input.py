@@ -165,7 +165,7 @@ def refused(error, message, call):
 
 
 def test_requests_without_a_closed_form_name_the_leaf():
-    networks, params = vae.init(jax.random.key(0), 4, 2, hidden=(3,))
+    networks, params = vae.build(jax.random.key(0), 4, 2, hidden=(3,))
     ys = jnp.zeros((5, 4))
     vem = optim.vem_step(vae.model(networks), optax.adam(1e-3))
     refused(TypeError, r"theta\['layers'\].*no closed-form M step.*eg_step or vae_step", lambda: vem.init(params))
@@ -252,7 +252,7 @@ def test_priors_that_do_not_match_are_refused():
 
 @pytest.mark.parametrize("size", [None, 5])
 def test_a_finite_datum_that_overflows_is_left_out_and_the_others_train(size, key):
-    networks, params = vae.init(key, size=6, latent=2, hidden=(8,), likelihood="gaussian")
+    networks, params = vae.build(key, size=6, latent=2, hidden=(8,), likelihood="gaussian")
     ys = jax.random.uniform(key, (16, 6)).at[3].set(1e4)
     rule = optim.vae_step(vae.model(networks, "gaussian"), SGD, chunk_size=size)
     got, _, info = rule.update(key, params, rule.init(params), ys)

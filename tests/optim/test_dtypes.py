@@ -40,7 +40,7 @@ def of_sequences(module, **kwargs):
 
 
 def autoencoder():
-    networks, params = vae.init(KEY, 2, 1, hidden=(3,), likelihood="gaussian")
+    networks, params = vae.build(KEY, 2, 1, hidden=(3,), likelihood="gaussian")
     theta = params.theta._replace(
         network=cast(params.theta.network, jnp.bfloat16), log_scale=jnp.zeros((), jnp.float32)
     )
