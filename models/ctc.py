@@ -1,4 +1,12 @@
-"""Connectionist temporal classification: labels without their times, from a network that sees the frames."""
+"""Connectionist temporal classification: labels without their times, from a network that sees the frames.
+
+With m = model(network) and ys an `elbo.Labelled`:
+
+    fit       optim.fit(optim.eg_step(m, optimizer), elbo.Params(weights), ys).params
+    score     elbo.evidence(m)(params, ys) is minus the loss, nats, [N]; `ctc_loss` has optax's arguments
+    decode    ctc_decoding.beam_search(logits), ctc_decoding.greedy(logits)
+    align     m.posterior(params, y).best()[0] of one datum
+"""
 
 from collections.abc import Callable
 from functools import partial

@@ -1,4 +1,10 @@
-"""Factor analysis: a Gaussian latent vector, seen through a linear map and diagonal noise."""
+"""Factor analysis: a Gaussian latent vector, seen through a linear map and diagonal noise. With m = model(latent):
+
+fit       optim.fit(optim.em_step(m), init(key, ys, latent), ys).params
+score     elbo.evidence(m)(params, ys), nats, [N]
+predict   jax.vmap(lambda y: m.posterior(params, y).mean())(ys), the factors, [N, latent]
+sample    sample(key, params.theta, count)
+"""
 
 from typing import Literal, NamedTuple
 

@@ -1,4 +1,10 @@
-"""Hidden Markov models with any family, or any function, as emission."""
+"""Hidden Markov models with any family, or any function, as emission. With m = model(K):
+
+fit       optim.fit(optim.em_step(m), init(key, ys, K), ys).params
+score     elbo.evidence(m)(params, ys), nats, [N]
+decode    hmm_inference.decode(m, params, ys).states (Viterbi); smooth, filter and predict are beside it
+sample    sample(key, params.theta, frames)
+"""
 
 from collections.abc import Callable
 from functools import partial

@@ -1,4 +1,12 @@
-"""HMM-VAEs: discrete states, continuous x_t given the state, and a network from x_t to the frame y_t."""
+"""HMM-VAEs: discrete states, continuous x_t given the state, and a network from x_t to the frame y_t.
+
+With networks, params = build(key, ys, states, latent) and m = model(networks, states):
+
+    fit       optim.fit(optim.minibatches(optim.vae_step(m, optimizer), 128), params, ys, key=key).params
+    score     elbo.elbo(m)(params, ys, key), a lower bound, nats, [N]
+    decode    hmm_inference.decode(hmm.model(states), elbo.Params(params.theta.chain), means(m, params, ys)).states
+    sample    sample(key, networks, params.theta, frames)
+"""
 
 from collections.abc import Callable
 from dataclasses import dataclass

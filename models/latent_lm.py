@@ -1,4 +1,12 @@
-"""Language models with a chain of discrete latent states, exact, amortised or sampled; no Gaussian anywhere."""
+"""Language models with a chain of discrete latent states, exact, amortised or sampled; no Gaussian anywhere.
+
+With networks, params = build(key, size) and m = neural_hmm(networks, size):
+
+    fit       optim.fit(optim.minibatches(optim.eg_step(m, optimizer), 128), params, ys, key=key).params
+    score     bits_per_symbol(elbo.evidence(m)(params, ys), ys); elbo.elbo for `amortised` and `recurrent`
+    decode    hmm_inference.decode(m, params, ys).states
+    sample    sample(key, networks, params.theta, size, frames)
+"""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple

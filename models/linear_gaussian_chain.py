@@ -1,4 +1,12 @@
-"""Linear-Gaussian chains (the Kalman model): a latent vector that moves linearly in time, seen through a linear map."""
+"""Linear-Gaussian chains (the Kalman model): a latent vector moves linearly in time, seen through a linear map.
+
+With m = model(latent):
+
+    fit       optim.fit(optim.em_step(m), init(key, ys, latent), ys).params
+    score     elbo.evidence(m)(params, ys), nats, [N]
+    smooth    linear_gaussian_inference.smooth(m, params, ys); filter and predict_one_step are beside it
+    sample    sample(key, params.theta, frames, count)
+"""
 
 from dataclasses import replace
 from functools import partial

@@ -1,4 +1,10 @@
-"""Mixtures of any family."""
+"""Mixtures of any family. With m = model(K):
+
+fit       optim.fit(optim.em_step(m), init(key, ys, K), ys).params
+score     elbo.evidence(m)(params, ys), nats, [N]
+predict   jax.vmap(lambda y: m.posterior(params, y).mean())(ys), the responsibilities, [N, K]
+sample    sample(key, params.theta, count)
+"""
 
 from functools import partial
 from typing import Any, Literal, NamedTuple

@@ -1,4 +1,12 @@
-"""Probabilistic context-free grammars in Chomsky normal form with separate preterminals."""
+"""Probabilistic context-free grammars in Chomsky normal form with separate preterminals.
+
+With m = model(nonterminals, preterminals):
+
+    fit       optim.fit(optim.em_step(m), init(key, nonterminals, preterminals, words), ys).params
+    score     elbo.evidence(m)(params, ys), nats, [N]
+    parse     parse(m, params, ys) (Viterbi), consensus(m, params, ys) (minimum Bayes risk)
+    sample    sample(key, params.theta, frames)
+"""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace

@@ -1,4 +1,9 @@
-"""Probabilistic PCA: factor analysis with spherical noise, whose maximum likelihood has a closed form."""
+"""Probabilistic PCA: factor analysis with spherical noise, whose maximum likelihood has a closed form.
+
+fit       maximum_likelihood(ys, latent)[0] is theta; by EM as in `factor_analysis`
+score     elbo.evidence(model(latent))(elbo.Params(theta), ys), nats, [N]
+sample    sample(key, theta, count)
+"""
 
 import math
 

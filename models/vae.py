@@ -1,4 +1,12 @@
-"""Variational autoencoders: a standard normal prior, a network from z to y, and a network from y to z."""
+"""Variational autoencoders: a standard normal prior, a network from z to y, and a network from y to z.
+
+With networks, params = build(key, size, latent) and m = model(networks):
+
+    fit       optim.fit(optim.minibatches(optim.vae_step(m, optimizer), 128), params, ys, key=key).params
+    score     elbo.elbo(m)(params, ys, key), a lower bound, nats, [N]
+    encode    jax.vmap(lambda y: m.posterior(params, y).mean())(ys), [N, latent]
+    sample    sample(key, networks, params.theta, latent, count)
+"""
 
 from collections.abc import Callable
 from typing import Literal, NamedTuple
