@@ -33,7 +33,7 @@ def test_a_sampled_model_passes_and_says_what_needs_a_key(key):
     model, params, ys = amortised()
     report = check_model(model, params, ys, key=key)
     assert report.ok, str(report)
-    assert "term 0 is quadratic in z, Automatic() takes Exact()" in str(report)
+    assert "term 0 is quadratic in z, Automatic() takes ClosedForm()" in str(report)
     assert "term 1 is neither affine nor quadratic in z, Automatic() takes Reparameterized(samples=1)" in str(report)
     report = check_model(model, params, ys)
     assert report.ok and str(report).count("pass key=") == 3

@@ -123,5 +123,5 @@ def test_errors(key):
         Reparameterized()(OTHER, NORMAL, None)
     with pytest.raises(ValueError, match="samples: got 0"):
         Reparameterized(0)
-    with pytest.raises(StructureError, match="samples of Categorical are not differentiable"):
+    with pytest.raises(StructureError, match="samples of CategoricalPosterior are not differentiable"):
         Reparameterized()(OTHER, CATEGORICAL, key)

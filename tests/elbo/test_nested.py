@@ -140,7 +140,7 @@ def test_what_cannot_be_is_said(key):
     term = lambda z: (jnp.exp(z[0].initial[0]) + z[1][0],)
     with pytest.raises(StructureError, match="no estimator fits a Chain"):
         expect_with_entropy(term, q, Automatic(), key)
-    with pytest.raises(StructureError, match="samples of Chain are not differentiable"):
+    with pytest.raises(StructureError, match="samples of ChainPosterior are not differentiable"):
         expect_with_entropy(term, q, Reparameterized(), key)
     with pytest.raises(ValueError, match="key: got None"):
         expect_with_entropy(f, gaussian_outer(), Automatic(), None)
