@@ -59,7 +59,14 @@ class Model(NamedTuple):
         """P_Ψ(z|y) of one datum; at Ψ = Θ where `params.psi` is None and the encoder is exact."""
         if params.psi is None and isinstance(self.encoder, ExactEncoder):
             return self.encoder(params.theta, y)
-        return self.encoder(params.psi, y)
+        try:
+            return self.encoder(params.psi, y)
+        except Exception as error:
+            if params.psi is None:
+                error.add_note(
+                    "params.psi: got None, but the encoder is not exact; give its parameters, Params(theta, psi)"
+                )
+            raise
 
     def __repr__(self) -> str:
         return described("Model", *self)

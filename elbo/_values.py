@@ -7,6 +7,7 @@ from functools import partial
 from typing import Any, TypeVar, dataclass_transform
 
 import jax
+import numpy as np
 
 T = TypeVar("T")
 
@@ -25,6 +26,8 @@ class _Same:
 
 
 def _comparable(part: Any) -> Any:
+    if isinstance(part, np.ndarray):
+        return part.shape, part.dtype, part.tobytes()
     try:
         hash(part)
     except TypeError:
@@ -37,7 +40,7 @@ def _comparable(part: Any) -> Any:
 
 @dataclass_transform(frozen_default=True, eq_default=False)
 def value(cls: type[T]) -> type[T]:
-    """Decorates a class: a frozen dataclass, equal and hashable by type and fields; arrays in them by identity.
+    """Decorates a class: a frozen dataclass, equal and hashable by type and fields; JAX arrays in them by identity.
 
     JAX compiles a function anew when it meets another one, however alike. As a static argument of `jax.jit`, a value
     shares the programs of its equals.
@@ -51,6 +54,7 @@ def value(cls: type[T]) -> type[T]:
     >>> Power(2) == Power(2), Power(2) == Power(3), hash(Power(2)) == hash(Power(2))
     (True, False, True)
     """
+    cls.__post_init__ = _own_arrays  # type: ignore[attr-defined]
     cls = dataclass(frozen=True, eq=False, repr=False)(cls)
     names = [field.name for field in fields(cls)]  # type: ignore[arg-type]
 
@@ -75,6 +79,15 @@ def described(name: str, *parts: Any) -> str:
     """
     texts = [f"{p.__module__}.{p.__qualname__}" if hasattr(p, "__qualname__") else repr(p) for p in parts]
     return f"{name.lstrip('_')}({', '.join(texts)})"
+
+
+def _own_arrays(self) -> None:
+    """Copies NumPy arrays, which may be changed in place: a value is what it was when it was made."""
+    for field in fields(self):
+        part = getattr(self, field.name)
+        if any(isinstance(leaf, np.ndarray) for leaf in jax.tree.leaves(part)):
+            own = jax.tree.map(lambda leaf: leaf.copy() if isinstance(leaf, np.ndarray) else leaf, part)
+            object.__setattr__(self, field.name, own)
 
 
 def _holds_tracers(part: Any) -> bool:

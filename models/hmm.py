@@ -263,8 +263,10 @@ def left_to_right(states: int, *, stay: float | jax.Array = 0.5, skips: int = 0)
     elbo.numerics.require_number("stay", stay, lambda p: 0 <= p <= 1, "a probability")
     ahead = jnp.arange(states)[None] - jnp.arange(states)[:, None]
     forward = ((ahead > 0) & (ahead <= 1 + skips)).astype(float)
-    rows = stay * jnp.eye(states) + (1 - stay) * forward / jnp.maximum(forward.sum(1, keepdims=True), 1)
-    rows = rows / rows.sum(1, keepdims=True)
+    onward = forward.sum(1, keepdims=True)
+    rows = jnp.where(
+        onward > 0, stay * jnp.eye(states) + (1 - stay) * forward / jnp.maximum(onward, 1), jnp.eye(states)
+    )
     return Categorical.create(jnp.eye(states)[0]), Categorical.create(rows)
 
 

@@ -13,7 +13,7 @@ from elbo.numerics import IMPOSSIBLE, all_finite
 
 from ._chunks import sum_over_chunks
 from ._data import check_weights, split
-from ._finite import choose, finite_or
+from ._finite import finite_or, select
 from ._impossible import is_hidden
 from ._m_step import count_floored
 from ._moving import join, part
@@ -54,7 +54,7 @@ class Ascent(NamedTuple):
 
 def ascend(
     ascent: Ascent,
-    assemble: Callable[[PyTree], Params],
+    assemble: Callable[[PyTree, PyTree], Params],
     whole: PyTree,
     chosen: PyTree,
     state: PyTree,
@@ -71,7 +71,8 @@ def ascend(
 
     Args:
       ascent: see `Ascent`.
-      assemble: `assemble(whole)`, the `Params`.
+      assemble: `assemble(whole, at)`, the `Params`; what they have of an exact E step is taken at `at`, and held in the
+        gradient.
       whole: theta, psi, or both.
       chosen: a bool for each leaf of whole, see `moving.moves`.
       state: the optimiser's state.
@@ -81,23 +82,24 @@ def ascend(
       The new whole and state, and the `Info` of the parameters given. If the gradient or the optimiser's step is not
       finite nothing moves; `_witnesses` says what of the step is checked.
     """
-    weights = check_weights(weights, batch_length(ys), assemble(whole))
-    keys, axes = split(key, weights.shape[0]), axes_of(assemble(whole), state, ys, weights, key)
+    here = assemble(whole, whole)
+    weights = check_weights(weights, batch_length(ys), here)
+    keys, axes = split(key, weights.shape[0]), axes_of(here, state, ys, weights, key)
     whole, state = varying((whole, state), axes)
-    moving = part(whole, chosen)
+    here, moving = assemble(whole, whole), part(whole, chosen)
 
-    def params_of(moving):
-        return varying(widened(assemble(join(moving, whole))), axes)
+    def params_of(moving, at=None):
+        end = join(moving, whole)
+        return varying(widened(assemble(end, end if at is None else join(at, whole))), axes)
 
-    def bounds(moving, ys, keys):
-        params = params_of(moving)
+    def bounds(params, ys, keys):
         return jax.vmap(lambda y, k: bound(ascent.model, params, y, k, ascent.estimator))(ys, keys)
 
     def values(moving, ys, keys):
-        return bounds(moving, ys, keys), lambda weights: ()
+        return bounds(params_of(moving), ys, keys), lambda weights: ()
 
-    def slopes(moving, ys, keys):
-        out, pull = jax.vjp(lambda moving: bounds(moving, ys, keys), moving)
+    def slopes(at, ys, keys):
+        out, pull = jax.vjp(lambda moving: bounds(params_of(moving, at), ys, keys), at)
         return out, lambda weights: pull(weights.astype(out.dtype))[0]
 
     def add_up(linear, moving):
@@ -136,7 +138,7 @@ def ascend(
         updates, state = optimizer.update(downhill, state, seen, value=value_now, grad=downhill, value_fn=loss)
         finite = all_finite(_witnesses(updates))
         moved = finite_or(end(optax.apply_updates(seen, updates)), moving)
-        return varying((choose(finite, moved, moving), state, finite), axes)
+        return varying((select(finite, moved, moving), state, finite), axes)
 
     def stay(moving, state, gradient):
         return varying((moving, state, finite), axes)
@@ -150,7 +152,7 @@ def ascend(
         moved, finite = moving, jnp.array(True)
     per_datum = jnp.where(sums.weight > 0, sums.bound / jnp.where(sums.weight > 0, sums.weight, 1), jnp.nan)
     hidden = is_hidden(
-        *(ascent.model, ascent.estimator, assemble(join(moving, whole)), ys, weights, keys),
+        *(ascent.model, ascent.estimator, here, ys, weights, keys),
         *(sums.dropped, ascent.chunk_size),
     )
     per_datum = jnp.where(hidden, -jnp.inf, per_datum)
@@ -161,7 +163,7 @@ def ascend(
         dropped=sums.dropped,
         empty=jnp.zeros((), jnp.int32),
         finite=finite,
-        floored=count_floored(assemble(whole).theta),
+        floored=count_floored(here.theta),
         weight=sums.weight,
     )
     return join(moved, whole), state, info

@@ -2,7 +2,6 @@
 
 from dataclasses import replace
 
-import jax
 import optax
 
 from elbo import Estimator, Model, Params
@@ -62,8 +61,8 @@ class _EG:
         def e_step(theta):
             return exact_e_step(self.ascent.model, Params(theta, params.psi))
 
-        def assemble(theta):
-            return Params(theta, jax.lax.stop_gradient(e_step(theta)))
+        def assemble(theta, at):
+            return Params(theta, e_step(at))
 
         chosen = moves(params, self.where).theta
         theta, state, info = ascend(self.ascent, assemble, params.theta, chosen, state, ys, weights, key)

@@ -4,16 +4,9 @@ import jax
 import jax.numpy as jnp
 
 from elbo.extend import PyTree
-from elbo.numerics import all_finite
 
 
-def keep_finite(new: PyTree, old: PyTree) -> tuple[PyTree, jax.Array]:
-    """The new tree if all its numbers are finite, else the old one; and whether they were (a bool scalar)."""
-    finite = all_finite(new)
-    return choose(finite, new, old), finite
-
-
-def choose(first: jax.Array, a: PyTree, b: PyTree) -> PyTree:
+def select(first: jax.Array, a: PyTree, b: PyTree) -> PyTree:
     """The tree a if `first` (a bool scalar), else b."""
     return jax.tree.map(lambda a, b: jnp.where(first, a, b), a, b)
 

@@ -7,10 +7,11 @@ import jax.numpy as jnp
 
 from elbo import Params
 from elbo.extend import PyTree, is_family, value, widened
+from elbo.numerics import IMPOSSIBLE, all_finite
 
 from ._averages import Rate, average, begin
 from ._e_step import Statistics
-from ._finite import keep_finite
+from ._finite import select
 from ._moving import moves, whole_families
 from ._priors import add_prior, flatten, log_prior
 from ._rule import Info
@@ -42,11 +43,13 @@ class MStep:
         theta, seen, new_state = params.theta, statistics, state
         if self.rate is not None:
             seen, new_state = average(state, self.rate, self.moving(params), statistics)
-        new = maximize(theta, seen, prior=self.prior)
+        wide = _argmax(theta, seen, self.prior)
+        new = _narrowed(wide, theta)
         if self.prior is not None:  # without data nothing moves, not even towards a prior
             new = jax.tree.map(lambda n, o: jnp.where(seen.weight > 0, n, o), new, theta)
         # an average that is not finite looks like no data to a family
-        (new, new_state), finite = keep_finite((new, new_state), (theta, state))
+        finite = all_finite((wide, new_state)) & _fits(new, wide)
+        new, new_state = select(finite, (new, new_state), (theta, state))
         return new, new_state, info_of(theta, statistics, seen, self.prior, finite)
 
     def moving(self, params: Params) -> PyTree:
@@ -73,10 +76,24 @@ def maximize(theta: PyTree, statistics: Statistics, *, prior: PyTree = None) -> 
       prior: theta with each family replaced by a prior (`statistics(family)`, `log_prob(family)`) or None; None for
         none.
     """
+    return _narrowed(_argmax(theta, statistics, prior), theta)
+
+
+def _argmax(theta: PyTree, statistics: Statistics, prior: PyTree) -> PyTree:
     leaves, treedef = flatten(widened(theta))
     families = treedef.flatten_up_to(add_prior(widened(theta), statistics.families, prior))
-    new = [leaf if s is None else leaf.maximize(s) for leaf, s in zip(leaves, families, strict=True)]
-    return jax.tree.map(lambda a, old: a.astype(jnp.asarray(old).dtype), treedef.unflatten(new), theta)
+    return treedef.unflatten([a if s is None else a.maximize(s) for a, s in zip(leaves, families, strict=True)])
+
+
+def _fits(narrow: PyTree, wide: PyTree) -> jax.Array:
+    """Whether nothing overflowed in a smaller dtype, but what stands for ln 0: float16 holds −∞ in its place."""
+    pairs = zip(jax.tree.leaves(narrow), jax.tree.leaves(wide), strict=True)
+    good = [jnp.all(jnp.isfinite(n) | (jnp.abs(w) >= -IMPOSSIBLE)) for n, w in pairs if n.dtype != w.dtype]
+    return jnp.all(jnp.array(good)) if good else jnp.array(True)
+
+
+def _narrowed(wide: PyTree, theta: PyTree) -> PyTree:
+    return jax.tree.map(lambda a, old: a.astype(jnp.asarray(old).dtype), wide, theta)
 
 
 def count_empty(theta: PyTree, families: PyTree) -> jax.Array:

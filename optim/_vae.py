@@ -56,7 +56,7 @@ class _VAE:
     def update(self, key, params, state, ys, *, weights=None):
         require_params(params)
         chosen = moves(params, self.where)
-        return ascend(self.ascent, lambda params: params, params, chosen, state, ys, weights, key)
+        return ascend(self.ascent, lambda params, at: params, params, chosen, state, ys, weights, key)
 
     def rebuild(self, *, where=(), rate=None, total=None):
         if rate is not None:

@@ -70,12 +70,12 @@ class _VEM:
         e_key, m_key = (None, None) if key is None else jax.random.split(key)
         e_state, m_state = state
 
-        def assemble(psi):
+        def assemble(psi, at):
             return Params(params.theta, psi)
 
         psi, e_state, moved = ascend(ascent, assemble, params.psi, chosen, e_state, ys, weights, e_key)
         options: Any = dict(estimator=ascent.estimator, chunk_size=ascent.chunk_size, moving=families)
-        statistics = expected_statistics(ascent.model, assemble(psi), ys, weights=weights, key=m_key, **options)
+        statistics = expected_statistics(ascent.model, assemble(psi, psi), ys, weights=weights, key=m_key, **options)
         new, m_state, info = self.m_step.update(params, statistics, m_state)
         return Params(new, psi), (e_state, m_state), info._replace(finite=info.finite & moved.finite)
 

@@ -6,6 +6,7 @@ from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from ..numerics import IMPOSSIBLE, LOG_ZERO, on_support
 from . import event
@@ -110,8 +111,8 @@ class categorical:  # noqa: N801 - reads as a function: exact(log_joint, categor
     shape: tuple[int, ...]
 
     def __init__(self, *shape: int):
-        if not shape or any(n < 1 for n in shape):
-            raise ValueError(f"shape: got {shape}, expected positive sizes, the last one the number of values")
+        if not shape or any(not isinstance(n, int | np.integer) or n < 1 for n in shape):
+            raise ValueError(f"shape: got {shape}, expected positive whole numbers, the last one the number of values")
         object.__setattr__(self, "shape", shape)
 
     def posterior(self, log_joint: Callable[[jax.Array], jax.Array], y: Any = None) -> CategoricalPosterior:

@@ -287,3 +287,8 @@ def test_a_stationary_start(x64):
     sticky = params.theta._replace(transition=Categorical.create(jnp.asarray(STEPS)))
     first = jax.jit(jax.vmap(lambda key: hmm.sample(key, sticky, 1)[0][0]))(jax.random.split(jax.random.key(0), 4000))
     np.testing.assert_allclose(np.bincount(first) / 4000, pi, atol=0.04)
+
+
+def test_a_chain_that_never_stays_ends_in_its_last_state():
+    rows = hmm.left_to_right(3, stay=0.0)[1].probabilities()
+    np.testing.assert_array_equal(rows, [[0, 1, 0], [0, 0, 1], [0, 0, 1]])

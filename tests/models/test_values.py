@@ -4,10 +4,14 @@ import pickle
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+import optax
 import pytest
 
 import elbo
+from elbo import optim
 from elbo.models import ctc, factor_analysis, hmm, hmm_vae, latent_lm, linear_gaussian_chain, mixture, pcfg, ppca, vae
+from elbo.models.families import Categorical, PseudoData
 
 
 def network(params, *inputs):
@@ -15,6 +19,7 @@ def network(params, *inputs):
     return params
 
 
+SGD = optax.sgd(0.1)
 SIZE = latent_lm.Size(symbols=3, states=2, past=1)
 EMIT, READ = latent_lm.Networks(emit=network), latent_lm.Networks(emit=network, read=network)
 STEP = latent_lm.Networks(start=network, step=network, read=network)
@@ -61,3 +66,50 @@ def test_a_model_that_was_pickled_computes():
     assert (
         elbo.evidence(again)(elbo.Params.tied(theta), ys) == elbo.evidence(hmm.model(2))(elbo.Params.tied(theta), ys)
     ).all()
+
+
+def test_rules_and_transforms_are_values():
+    model = mixture.model(2)
+    prior = jnp.ones(3)
+    for make in (
+        lambda: elbo.evidence(mixture.model(2)),
+        lambda: elbo.decompose(mixture.model(2), batch_size=3),
+        lambda: optim.em_step(mixture.model(2), prior=prior),
+        lambda: optim.minibatches(optim.damp(model, optim.restrict(optim.em_step(model), "theta.weights"), 0.5), 4),
+        lambda: optim.chain(optim.repeat(optim.em_step(model), 2), optim.eg_step(model, SGD)),
+    ):
+        assert make() == make() and hash(make()) == hash(make())
+    assert optim.em_step(model, prior=prior) != optim.em_step(model, prior=jnp.ones(3))
+    assert optim.em_step(model) != optim.em_step(model, keep=True) and optim.em_step(model) != optim.em_step(
+        hmm.model(2)
+    )
+    assert "mixture.log_joint" in repr(optim.em_step(model))
+
+
+def test_equal_rules_share_a_program_and_changed_arrays_do_not():
+    traces = []
+
+    def log_joint(theta, z, y):
+        traces.append(None)
+        return theta.log_prob(y) + jnp.sum(z)
+
+    model = elbo.Model(log_joint, elbo.exact(log_joint, elbo.categorical(1)))
+    die, ys, count = Categorical(jnp.zeros(3)), jnp.array([0, 0, 1]), np.array(1.0)
+
+    def step():
+        rule = optim.em_step(model, prior=PseudoData(die, count))
+        return rule.update(None, elbo.Params(die), (), ys)[0].theta.probabilities()
+
+    first, traced = step(), len(traces)
+    np.testing.assert_array_equal(step(), first)
+    assert len(traces) == traced > 0
+    count[...] = 300.0  # in place
+    assert abs(step() - first).max() > 0.1
+
+
+def test_an_encoder_without_its_parameters_is_named():
+    params = elbo.Params(vae.build(jax.random.key(0), 3, 1)[1].theta)
+    networks = vae.build(jax.random.key(0), 3, 1)[0]
+    with pytest.raises(Exception) as raised:
+        elbo.elbo(vae.model(networks))(params, jnp.ones((1, 3)), jax.random.key(0))
+    assert any("params.psi: got None" in note for note in raised.value.__notes__)

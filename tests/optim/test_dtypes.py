@@ -99,3 +99,18 @@ def test_dtypes_that_differ_give_about_what_float32_gives(name, x64):
     assert all(np.isfinite(leaf.astype(float)).all() for leaf in jax.tree.leaves(new))
     np.testing.assert_allclose(each.astype(float), single, rtol=0.02, atol=0.02)
     np.testing.assert_allclose(info.elbo, np.mean(single), rtol=0.02, atol=0.02)
+
+
+@pytest.mark.parametrize("dtype", [jnp.float16, jnp.bfloat16])
+def test_em_finds_a_probability_of_0_in_a_small_dtype(dtype):
+    """float16 holds no number for ln 0 but −∞."""
+    model = elbo.Model(
+        joint := lambda theta, z, y: jnp.sum(z) + theta.log_prob(y), elbo.exact(joint, elbo.categorical(1))
+    )
+    die = Categorical(jnp.zeros(3, dtype))
+    rule = optim.em_step(model)
+    for _ in range(2):
+        params, _, info = rule.update(None, elbo.Params(die), (), jnp.array([0, 0, 1]))
+        die = params.theta
+        assert bool(info.finite) and die.logits.dtype == dtype
+    np.testing.assert_allclose(die.probabilities().astype(float), [2 / 3, 1 / 3, 0], atol=2e-3)

@@ -126,6 +126,21 @@ def test_a_step_of_em_is_differentiable(x64):
     np.testing.assert_allclose(jax.grad(value)(1.0), difference, rtol=1e-6)
 
 
+def test_steps_of_eg_are_differentiable(x64):
+    """In the start, the data and the learning rate: the posterior of a later step depends on them, too."""
+    log_joint = lambda theta, z, y: z @ jax.nn.log_sigmoid(theta * (2 * y - 1))
+    model = elbo.Model(log_joint, elbo.exact(log_joint, elbo.categorical(2)))
+
+    def value(x):
+        rule = optim.eg_step(model, optax.sgd(0.3 * x[0]))
+        start = elbo.Params.tied(jnp.array([0.2, -0.4]) * x[1])
+        return optim.run(rule, start, jnp.array([1.0, 1.0, 0.0]) * x[2], steps=3).params.theta @ jnp.array([1.0, 2.0])
+
+    value, at, steps = jax.jit(value), jnp.ones(3), 1e-5 * jnp.eye(3)
+    expected = [(value(at + e) - value(at - e)) / 2e-5 for e in steps]
+    np.testing.assert_allclose(jax.grad(value)(at), expected, rtol=1e-6)
+
+
 EIGHT = """
 import jax, jax.numpy as jnp, numpy as np, optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
