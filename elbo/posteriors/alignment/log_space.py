@@ -86,7 +86,7 @@ def _trace(scores: States, sizes: Sizes) -> jax.Array:
     # from label to label, two states on
     skips = jnp.zeros(2 * size - 1, bool).at[3::2].set(~sizes.repeats[1:])
 
-    def choose(state, scores):
+    def backtrack(state, scores):
         from_here = jnp.stack([scores[state], scores[state - 1], scores[state - 2]])
         allowed = jnp.stack([state >= 0, state >= 1, skips[state]])
         return state - jnp.argmax(jnp.where(allowed, from_here, -jnp.inf)).astype(state.dtype)
@@ -94,7 +94,7 @@ def _trace(scores: States, sizes: Sizes) -> jax.Array:
     end = 2 * sizes.labels
     two = states[jnp.maximum(sizes.frames - 1, 0)][jnp.stack([end, jnp.maximum(end - 1, 0)])]
     last = jnp.where((two[1] > two[0]) & (end > 0), end - 1, end)
-    path = trace(last, choose, states[:-1], steps_mask(frames, sizes.frames))
+    path = trace(last, backtrack, states[:-1], steps_mask(frames, sizes.frames))
     return jnp.where(jnp.arange(frames) < sizes.frames, path, -1)
 
 

@@ -149,7 +149,7 @@ def sample(potentials: Path, length: jax.Array, noise: jax.Array) -> tuple[jax.A
     inside = steps_mask(len(states), length)
     scores = alpha + noise
 
-    def choose(state, x):
+    def backtrack(state, x):
         score, transition = x
         transition = transitions if potentials.homogeneous else transition
         return jnp.argmax(score + transition[:, state])
@@ -157,7 +157,7 @@ def sample(potentials: Path, length: jax.Array, noise: jax.Array) -> tuple[jax.A
     # the weights of the last frame are carried to the end of the padding, but not its noise
     last = jnp.argmax(alpha[-1] + noise[length - 1])
     xs = (scores[:-1], None if potentials.homogeneous else transitions)
-    return trace(last, choose, xs, inside), log_z
+    return trace(last, backtrack, xs, inside), log_z
 
 
 def _scaled_matrix(weights: jax.Array) -> tuple[jax.Array, jax.Array]:

@@ -83,12 +83,12 @@ def best(potentials: Parse, spans: jax.Array, length: jax.Array) -> Spans:
     shifted = shift(potentials, length)
     found = chart(shifted, spans, jnp.max)
 
-    def choose(table, i):
+    def backtrack(table, i):
         del i
         return jnp.unravel_index(jnp.argmax(table), table.shape)
 
     ends = _ends(shifted, found, length)
-    return _descend(shifted, found, jnp.where(_possible(ends), jnp.argmax(ends), -1), length, choose)
+    return _descend(shifted, found, jnp.where(_possible(ends), jnp.argmax(ends), -1), length, backtrack)
 
 
 @jax.jit
@@ -103,7 +103,7 @@ def sample(
     shifted = shift(potentials, length)
     found = chart(shifted, no_spans(potentials), logsumexp)
 
-    def choose(table, i):
+    def backtrack(table, i):
         k = jnp.argmax(logsumexp(table, axis=(1, 2)) + noise[0][i])
         b = jnp.argmax(logsumexp(table[k], axis=1) + noise[1][i])
         return k, b, jnp.argmax(table[k, b] + noise[2][i])
@@ -111,14 +111,14 @@ def sample(
     ends = _ends(shifted, found, length)
     # one span fewer than words: the last noise is free, the first one is so for sentences of all lengths
     symbol = jnp.where(_possible(ends), jnp.argmax(ends + noise[1][0]), -1)
-    spans = _descend(shifted, found, symbol, length, lambda table, i: choose(table, i + 1))
+    spans = _descend(shifted, found, symbol, length, lambda table, i: backtrack(table, i + 1))
     return spans, settle(logsumexp(ends))
 
 
-def _descend(shifted: Shifted, found: Chart, symbol: jax.Array, length: jax.Array, choose: Callable) -> Spans:
+def _descend(shifted: Shifted, found: Chart, symbol: jax.Array, length: jax.Array, backtrack: Callable) -> Spans:
     """A parse from the root's symbol (−1: none) down, one span a step, the others wait on a stack.
 
-    `choose` gives split and children from the log weights of all, [T+1, S, S].
+    `backtrack` gives split and children from the log weights of all, [T+1, S, S].
     """
     frames, size, tags = shifted.sizes
     width = jnp.arange(frames + 1)
@@ -141,7 +141,7 @@ def _descend(shifted: Shifted, found: Chart, symbol: jax.Array, length: jax.Arra
         proper = (width >= 1) & (width < end - start)
         right = chart[start + width, end - start - width]
         table = chart[start][:, :, None] + right[:, None, :] + shifted.rules[label]
-        k, b, c = choose(jnp.where(proper[:, None, None], table, 2 * LOG_ZERO), i)
+        k, b, c = backtrack(jnp.where(proper[:, None, None], table, 2 * LOG_ZERO), i)
         stack, words = push((entries, height - exists), words, start + k, end, c, exists)
         stack, words = push(stack, words, start, start + k, b, exists)
         row = jnp.where(exists, jnp.stack([start, end, label, b, c]), -1)
