@@ -34,6 +34,9 @@ class Params(NamedTuple):
 class Model(NamedTuple):
     """A latent-variable model P_Θ(z, y) and an encoder P_Ψ(z|y), each for one datum.
 
+    Equal models share their programs, so what the functions hold must not be changed afterwards; weights of networks
+    belong in theta and psi.
+
     Attributes:
       log_joint: `log_joint(theta, z, y)`, ln P_Θ(z, y) in nats: a scalar, or a tuple of scalars whose sum it is. Each
         term of a tuple gets the best expectation that its own structure allows.

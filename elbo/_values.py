@@ -1,6 +1,7 @@
 """Values: objects that are equal where their parts are, so that equal ones share one compiled program."""
 
 import inspect
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 from functools import partial
@@ -26,6 +27,12 @@ class _Same:
 
 
 def _comparable(part: Any) -> Any:
+    if isinstance(part, float):
+        return float, part, math.copysign(1, part)
+    if isinstance(part, bool | int):  # 1 and True and 1.0 are equal, but not the programs that hold them
+        return type(part), part
+    if isinstance(part, tuple):
+        return type(part), *map(_comparable, part)
     if isinstance(part, np.ndarray):
         return part.shape, part.dtype, part.tobytes()
     try:
@@ -54,7 +61,7 @@ def value(cls: type[T]) -> type[T]:
     >>> Power(2) == Power(2), Power(2) == Power(3), hash(Power(2)) == hash(Power(2))
     (True, False, True)
     """
-    cls.__post_init__ = _own_arrays  # type: ignore[attr-defined]
+    cls.__post_init__ = _own_parts  # type: ignore[attr-defined]
     cls = dataclass(frozen=True, eq=False, repr=False)(cls)
     names = [field.name for field in fields(cls)]  # type: ignore[arg-type]
 
@@ -81,13 +88,12 @@ def described(name: str, *parts: Any) -> str:
     return f"{name.lstrip('_')}({', '.join(texts)})"
 
 
-def _own_arrays(self) -> None:
-    """Copies NumPy arrays, which may be changed in place: a value is what it was when it was made."""
+def _own_parts(self) -> None:
+    """Copies dicts, lists and NumPy arrays, which may be changed in place: a value is what it was when it was made."""
     for field in fields(self):
         part = getattr(self, field.name)
-        if any(isinstance(leaf, np.ndarray) for leaf in jax.tree.leaves(part)):
-            own = jax.tree.map(lambda leaf: leaf.copy() if isinstance(leaf, np.ndarray) else leaf, part)
-            object.__setattr__(self, field.name, own)
+        own = jax.tree.map(lambda leaf: leaf.copy() if isinstance(leaf, np.ndarray) else leaf, part)
+        object.__setattr__(self, field.name, own)
 
 
 def _holds_tracers(part: Any) -> bool:

@@ -108,6 +108,8 @@ def init(
     if getattr(ys, "ndim", None) != 2 or not jnp.issubdtype(ys.dtype, jnp.floating):
         got = f"{ys.dtype}{list(ys.shape)}" if hasattr(ys, "ndim") else f"a {type(ys).__name__}"
         raise ValueError(f"ys: got {got}, expected one array of floating-point data [N, D]")
+    if latent < 1:
+        raise ValueError(f"latent: got {latent}, expected at least one dimension")
     if noise not in ("diagonal", "spherical"):
         raise ValueError(f"noise: got {noise!r}, expected 'diagonal' or 'spherical'")
     ys = jnp.asarray(ys)

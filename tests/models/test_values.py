@@ -1,6 +1,7 @@
 """Models are values: made anew they are equal, so that calls in a loop compile once, and they go through pickle."""
 
 import pickle
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +11,7 @@ import pytest
 
 import elbo
 from elbo import optim
+from elbo.extend import value
 from elbo.models import ctc, factor_analysis, hmm, hmm_vae, latent_lm, linear_gaussian_chain, mixture, pcfg, ppca, vae
 from elbo.models.families import Categorical, PseudoData
 
@@ -40,6 +42,14 @@ FACTORIES = {
     "grammar": lambda: pcfg.model(2, 3, single=True),
     "neural grammar": lambda: pcfg.model(2, 3, families=network),
 }
+
+
+@value
+class Dice:
+    by: Any = 1
+
+    def __call__(self, theta, z, y):
+        return jnp.sum(z) + sum(family.log_prob(y) for family in theta.values())
 
 
 @pytest.mark.parametrize("name", FACTORIES)
@@ -105,6 +115,33 @@ def test_equal_rules_share_a_program_and_changed_arrays_do_not():
     assert len(traces) == traced > 0
     count[...] = 300.0  # in place
     assert abs(step() - first).max() > 0.1
+
+
+def test_what_a_rule_was_made_of_may_change():
+    model, die = elbo.Model(dice := Dice(), elbo.exact(dice, elbo.categorical(1))), Categorical(jnp.zeros(3))
+    prior, moves, params = {"a": None, "b": None}, {"a": True, "b": False}, elbo.Params({"a": die, "b": die})
+    ys = jnp.array([0, 0, 1])
+
+    def moved(rule):
+        new = rule.update(None, params, rule.init(params), ys)[0].theta
+        return {name: bool((new[name].logits != die.logits).any()) for name in new}
+
+    plain = optim.em_step(model, prior=prior)
+    first = plain.update(None, params, (), ys)[0].theta["a"].probabilities()
+    prior["a"] = PseudoData(die, 1000.0)
+    np.testing.assert_array_equal(plain.update(None, params, (), ys)[0].theta["a"].probabilities(), first)
+    weighed = optim.em_step(model, prior=prior).update(None, params, (), ys)[0].theta["a"].probabilities()
+    np.testing.assert_allclose(weighed, 1 / 3, atol=1e-3)
+    rule = optim.restrict(optim.em_step(model), elbo.Params(moves, True))
+    assert moved(rule) == {"a": True, "b": False}
+    moves["a"], moves["b"] = False, True
+    assert moved(rule) == {"a": True, "b": False}
+    assert moved(optim.restrict(optim.em_step(model), elbo.Params(moves, True))) == {"a": False, "b": True}
+
+
+def test_numbers_of_other_types_are_other_values():
+    assert len({Dice(by) for by in (1, 1.0, True, 0.0, -0.0, (1,), (1.0,))}) == 7
+    assert Dice(2) == Dice(2) and Dice((1, 2.0)) == Dice((1, 2.0))
 
 
 def test_an_encoder_without_its_parameters_is_named():
