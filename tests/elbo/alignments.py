@@ -1,8 +1,14 @@
 """Alignments by brute force: every path listed, and a float64 pass in log space written apart from ours."""
 
+from dataclasses import replace
+
+import jax.numpy as jnp
 import numpy as np
 
-import elbo
+from elbo import LOG_ZERO
+from elbo.posteriors import AlignmentPosterior
+
+from .enumeration import Values
 
 
 def listed(frames, repeats):
@@ -20,26 +26,49 @@ def listed(frames, repeats):
     return np.array([p for p in paths if p[-1] >= size - 2], int).reshape(-1, frames)
 
 
-def enumerated(q):
-    """ln Z, the marginals, the entropy, the best path and all paths with their probabilities, float64."""
-    length, count = int(q.length), int(q.count)
-    states, repeats = np.asarray(q.states, np.float64), np.asarray(q.repeats)[:count]
-    paths = listed(length, repeats)
-    scores = states[np.arange(length), paths].sum(1)
-    log_z = np.logaddexp.reduce(scores, initial=-np.inf)
-    p = np.exp(scores - log_z)
-    mean = np.zeros(states.shape)
-    for t in range(length):
-        np.add.at(mean[t], paths[:, t], p)
-    out = {"log_z": log_z, "p": p, "mean": mean, "paths": paths}
-    if len(p):
-        out |= {"entropy": -np.sum(p * np.log(p)), "best": paths[scores.argmax()], "score": scores.max()}
-    return out
+def random_alignment(seed, length, count, repeat=False, frames=5, labels=2) -> AlignmentPosterior:
+    """NaN in all padding; whether the second label repeats the first."""
+    rng = np.random.default_rng(seed)
+    states = rng.normal(size=(frames, 2 * labels + 1))
+    states[length:], states[:, 2 * count + 1 :] = np.nan, np.nan
+    repeats = np.zeros(labels, bool)
+    repeats[1:2] = repeat
+    sizes = (jnp.asarray(n, jnp.int32) for n in (length, count))
+    return AlignmentPosterior(jnp.asarray(states), jnp.asarray(repeats), *sizes)
+
+
+def values(q: AlignmentPosterior) -> Values:
+    """Every path."""
+    length, (frames, size) = int(q.length), q.states.shape
+    paths = listed(length, np.asarray(q.repeats)[: int(q.count)])
+    each = np.zeros((len(paths), frames, size))
+    each[:, :length] = np.eye(size)[paths]
+    return Values(np.pad(paths, ((0, 0), (0, frames - length)), constant_values=-1), [each])
+
+
+def impossible(q: AlignmentPosterior) -> list[AlignmentPosterior]:
+    """Of two labels and at least three frames."""
+    number = lambda n: jnp.array(n, jnp.int32)
+    return [
+        replace(q, states=q.states.at[1].set(-jnp.inf)),
+        replace(q, states=q.states.at[:, 1].set(LOG_ZERO)),
+        replace(q, length=number(1)),
+        replace(q, repeats=jnp.array([False, True]), length=number(2)),
+    ]
+
+
+def wrong(q: AlignmentPosterior) -> list[AlignmentPosterior]:
+    """No numbers, and sizes out of range that only a run can see."""
+    states = [((0, 4), jnp.nan), ((1, 1), jnp.nan), ((2, 0), jnp.nan), ((2, 4), jnp.inf)]
+    sizes = [("length", len(q.states) + 1), ("count", 3), ("count", -1)]
+    return [replace(q, states=q.states.at[at].set(x)) for at, x in states] + [
+        replace(q, **{name: jnp.array(n, jnp.int32)}) for name, n in sizes
+    ]
 
 
 def smoothed(states, repeats):
     """ln Z and the marginals [T, 2L+1] of full lengths, float64 in log space; −∞ and zeros if nothing is possible."""
-    states = np.where(np.asarray(states, np.float64) <= 1e-6 * elbo.LOG_ZERO, -np.inf, np.asarray(states, np.float64))
+    states = np.where(np.asarray(states, np.float64) <= 1e-6 * LOG_ZERO, -np.inf, np.asarray(states, np.float64))
     frames, size = states.shape
     skips = np.zeros(size, bool)
     skips[3::2] = ~np.asarray(repeats)[1:]

@@ -1,13 +1,15 @@
 """Chains to test on, and what is known of them: every path listed, and numpy float64 in log space."""
 
+from dataclasses import replace
 from itertools import product
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
 from elbo import LOG_ZERO
 from elbo.posteriors import ChainPosterior
+
+from .enumeration import Enumerated, Values, enumerate_values
 
 
 def random_chain(seed, frames, states, *, homogeneous=True, length=None, spread=1.0) -> ChainPosterior:
@@ -30,38 +32,40 @@ def listed(length, states) -> np.ndarray:
     return np.array(list(product(range(states), repeat=length)))
 
 
-def scores(initial, transition, emission, paths):
-    """Log potential of each path; of numpy arrays or differentiable."""
-    t = np.arange(paths.shape[1])
-    here, there = paths[:, :-1], paths[:, 1:]
-    steps = transition[here, there] if transition.ndim == 2 else transition[t[:-1], here, there]
-    return initial[paths[:, 0]] + steps.sum(1) + emission[t, paths].sum(1)
-
-
-def enumerated(q: ChainPosterior) -> dict:
-    """Everything about a chain from the list of its paths."""
-    length, states = int(q.length), q.initial.size
+def values(q: ChainPosterior) -> Values:
+    """Every path."""
+    length, (frames, states) = int(q.length), q.states.shape
     paths = listed(length, states)
-    weight = scores(*(np.asarray(a, np.float64) for a in (q.initial, q.transition, q.states)), paths)
-    log_z = np.log(np.exp(weight - weight.max()).sum()) + weight.max()
-    p = np.exp(weight - log_z)
-    each = np.eye(states)[paths]
-    state_marginals = np.zeros(q.states.shape)
-    state_marginals[:length] = np.einsum("s,stk->tk", p, each)
-    pairs = np.einsum("s,sti,stj->tij", p, each[:, :-1], each[:, 1:])
-    transitions = pairs.sum(0)
-    if q.transition.ndim == 3:
-        transitions = np.zeros(q.transition.shape)
-        transitions[: length - 1] = pairs
-    return {
-        "paths": paths,
-        "p": p,
-        "log_partition": log_z,
-        "mean": (state_marginals[0], transitions, state_marginals),
-        "entropy": -np.sum(p * np.log(np.where(p > 0, p, 1))),
-        "best": paths[weight.argmax()],
-        "score": weight.max(),
-    }
+    each = np.zeros((len(paths), frames, states))
+    each[:, :length] = np.eye(states)[paths]
+    pairs = np.einsum("sti,stj->stij", each[:, :-1], each[:, 1:])
+    found = np.pad(paths, ((0, 0), (0, frames - length)), constant_values=-1)
+    return Values(found, [each[:, 0], pairs.sum(1) if q.transition.ndim == 2 else pairs, each])
+
+
+def enumerated(q: ChainPosterior) -> Enumerated:
+    """Everything about a chain from the list of its paths."""
+    return enumerate_values(q, values(q).z)
+
+
+def impossible(q: ChainPosterior) -> list[ChainPosterior]:
+    """Of at least three frames: zeros in each array, and what they forbid together."""
+    on = lambda a: jnp.broadcast_to(a, q.transition.shape)
+    # from the first state on, one stays there; the last frame asks for another
+    stuck = jnp.zeros(q.transition.shape[-2:]).at[0, 1:].set(LOG_ZERO)
+    return [
+        replace(q, initial=jnp.full_like(q.initial, -jnp.inf)),
+        replace(q, transition=on(LOG_ZERO)),
+        replace(q, states=q.states.at[1].set(-jnp.inf)),
+        replace(q, initial=stuck[0], transition=on(stuck), states=q.states.at[2, 0].set(LOG_ZERO)),
+    ]
+
+
+def wrong(q: ChainPosterior) -> list[ChainPosterior]:
+    """No numbers, and lengths out of range that only a run can see."""
+    states = [q.states.at[at].set(x) for at, x in (((1, 1), jnp.nan), ((2, 1), jnp.nan), ((2, 0), jnp.inf))]
+    lengths = [replace(q, length=jnp.array(n, jnp.int32)) for n in (0, len(q.states) + 1)]
+    return [*(replace(q, states=a) for a in states), *lengths]
 
 
 def _lse(x, axis):
@@ -96,8 +100,3 @@ def forbidden(q: ChainPosterior) -> list:
     """Where no path leads, of the initial state, transitions and states of a chain of full length."""
     flat = (np.where(np.asarray(a) <= 1e-6 * LOG_ZERO, LOG_ZERO, 0.0) for a in (q.initial, q.transition, q.states))
     return [share == 0 for share in smoothed(ChainPosterior(*flat, q.length))[1]]
-
-
-def stack(chains) -> ChainPosterior:
-    """A batch of chains of one shape."""
-    return jax.tree.map(lambda *leaves: jnp.asarray(np.stack(leaves)), *chains)

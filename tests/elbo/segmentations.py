@@ -1,11 +1,15 @@
 """Segmentations to test on, and what is known of them: every one listed, and a float64 pass written apart from ours."""
 
-import jax
+from dataclasses import replace
+from itertools import pairwise
+
 import jax.numpy as jnp
 import numpy as np
 
 from elbo import LOG_ZERO
 from elbo.posteriors import Segmentation, SemiMarkovPosterior
+
+from .enumeration import Values
 
 
 def random_semi_markov(
@@ -44,29 +48,38 @@ def listed(frames, length, states, longest) -> Segmentation:
     return Segmentation(*rows)
 
 
-def scores(q: SemiMarkovPosterior, found: Segmentation) -> np.ndarray:
-    """Log potential of each segmentation, a segment after the other."""
-    initial, transitions, durations, emissions = (
-        np.asarray(a, np.float64) for a in (q.initial, q.transitions, q.durations, q.states)
-    )
-    length, out = int(q.length), []
-    for states, starts in zip(*found, strict=True):
-        cuts = [*np.flatnonzero(starts[:length] == 1), length]
-        total = initial[states[0]] + sum(emissions[t, states[t]] for t in range(length))
-        for n, (start, end) in enumerate(zip(cuts[:-1], cuts[1:], strict=True)):
-            lasts = durations[end - 1] if durations.ndim == 3 else durations
-            total += lasts[states[start], end - start - 1]
-            total += transitions[states[cuts[n - 1]], states[start]] if n else 0
-        out.append(total)
-    return np.array(out)
-
-
-def enumerated(q: SemiMarkovPosterior) -> dict:
-    """All segmentations, their probabilities, and ln Z."""
+def values(q: SemiMarkovPosterior) -> Values:
+    """Every segmentation."""
     found = listed(len(q.states), int(q.length), q.initial.size, q.durations.shape[-1])
-    weight = scores(q, found)
-    log_z = np.log(np.exp(weight - weight.max()).sum()) + weight.max()
-    return {"found": found, "p": np.exp(weight - log_z), "log_partition": log_z, "score": weight.max()}
+    initial, transitions, durations, each = (
+        np.zeros((len(found.states), *a.shape)) for a in (q.initial, q.transitions, q.durations, q.states)
+    )
+    for i, (states, starts) in enumerate(zip(*found, strict=True)):
+        initial[i, states[0]] = 1
+        each[i, np.arange(int(q.length)), states[: int(q.length)]] = 1
+        cuts = [*np.flatnonzero(starts == 1), int(q.length)]
+        np.add.at(transitions[i], (states[cuts[:-2]], states[cuts[1:-1]]), 1)
+        for start, end in pairwise(cuts):
+            lasts = durations[i, end - 1] if durations.ndim == 4 else durations[i]
+            lasts[states[start], end - start - 1] += 1
+    return Values(found, [initial, transitions, durations, each])
+
+
+def impossible(q: SemiMarkovPosterior) -> list[SemiMarkovPosterior]:
+    """Of three frames and segments of at most two."""
+    return [
+        replace(q, initial=jnp.full(2, -jnp.inf)),
+        replace(q, transitions=jnp.full((2, 2), LOG_ZERO)),  # three frames are more than one segment
+        replace(q, states=q.states.at[1].set(-jnp.inf)),
+        replace(q, durations=q.durations.at[..., 0].set(LOG_ZERO)),  # an odd number is no sum of twos
+    ]
+
+
+def wrong(q: SemiMarkovPosterior) -> list[SemiMarkovPosterior]:
+    """No numbers, and lengths out of range that only a run can see."""
+    states = [q.states.at[1, 1].set(jnp.nan), q.states.at[2, 0].set(jnp.inf)]
+    lengths = [replace(q, length=jnp.array(n, jnp.int32)) for n in (0, len(q.states) + 1)]
+    return [*(replace(q, states=a) for a in states), *lengths]
 
 
 def log_partition(q: SemiMarkovPosterior) -> float:
@@ -83,8 +96,3 @@ def log_partition(q: SemiMarkovPosterior) -> float:
             before = np.logaddexp.reduce(ends[t - d][:, None] + transitions, 0) if d < t else initial
             ends[t] = np.logaddexp(ends[t], before + lasts[:, d - 1] + emissions[t - d : t].sum(0))
     return np.logaddexp.reduce(ends[-1])
-
-
-def stack(every) -> SemiMarkovPosterior:
-    """A batch of one shape."""
-    return jax.tree.map(lambda *leaves: jnp.asarray(np.stack(leaves)), *every)

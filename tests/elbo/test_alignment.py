@@ -1,3 +1,5 @@
+"""Alignments: counts, numerics and the structure; the rest is in `test_structures.py`."""
+
 import functools
 from math import comb
 
@@ -13,83 +15,21 @@ from elbo import LOG_ZERO, Labelled, Padded, StructureError
 from elbo.posteriors import AlignmentPosterior
 from elbo.posteriors.alignment import log_space as alignment_log
 from elbo.posteriors.alignment.path import join
-from elbo.posteriors.structured.rules import inner
 
-from .alignments import enumerated, listed, smoothed
+from .alignments import listed, random_alignment, smoothed, values
+from .enumeration import enumerate_values, stack, take
 
-DRAWS = 2000
-FRAMES, LABELS = 5, 2
 CASES = [(5, 2, 0), (5, 2, 1), (4, 2, 0), (3, 2, 1), (3, 1, 0), (5, 0, 0), (1, 1, 0), (1, 2, 0), (2, 2, 1)]
 
 
-def random_alignment(seed, length, count, repeat, frames=FRAMES, labels=LABELS):
-    """NaN in all padding."""
-    rng = np.random.default_rng(seed)
-    states = rng.normal(size=(frames, 2 * labels + 1))
-    states[length:], states[:, 2 * count + 1 :] = np.nan, np.nan
-    repeats = np.zeros(labels, bool)
-    repeats[1:2] = repeat
-    return AlignmentPosterior(jnp.asarray(states), jnp.asarray(repeats), jnp.asarray(length), jnp.asarray(count))
-
-
-def stack(items):
-    return jax.tree.map(lambda *a: jnp.asarray(np.stack(a)), *items)
-
-
-@functools.cache
-def everything():
-    def one(q, key):
-        gradient = jax.grad(lambda q: q.log_partition(), allow_int=True)(q).states
-        prepared = q.prepared()
-        return {
-            "log_z": q.log_partition(),
-            "gradient": gradient,
-            "mean": q.mean(),
-            "prepared": (prepared.log_partition(), prepared.mean(), prepared.entropy()),
-            "log": alignment_log.smooth(*q._clean()),
-            "entropy": q.entropy(),
-            "best": q.best(),
-            "mode": q.mode(),
-            "samples": jax.vmap(q.sample)(jax.random.split(key, DRAWS)),
-        }
-
-    return jax.jit(jax.vmap(one, (0, None)))
-
-
-def test_equals_enumeration(x64, key):
+def test_log_space(x64):
+    """What the derivatives of marginals are made from."""
     batch = [random_alignment(i, *case) for i, case in enumerate(CASES)]
-    found = jax.device_get(everything()(stack(batch), key))
-    log_prob = jax.jit(jax.vmap(lambda q, z: q.log_prob(q.path(z)), (None, 0)))
+    log_z, mean = jax.jit(jax.vmap(lambda q: alignment_log.smooth(*q._clean())))(stack(batch))
     for i, q in enumerate(batch):
-        seen, truth, length = jax.tree.map(lambda a, i=i: a[i], found), enumerated(q), int(q.length)
-        if not len(truth["p"]):
-            assert seen["log_z"] == LOG_ZERO == seen["entropy"] and seen["log"][0] == LOG_ZERO
-            for name in ("mean", "gradient"):
-                assert not seen[name].any()
-            continue
-        np.testing.assert_allclose(seen["log_z"], truth["log_z"], atol=1e-13)
-        np.testing.assert_allclose(seen["log"][0], truth["log_z"], atol=1e-13)
-        for mean in (seen["mean"], seen["gradient"], join(seen["log"][1])):
-            np.testing.assert_allclose(mean, truth["mean"], atol=1e-14)
-        np.testing.assert_allclose(seen["entropy"], truth["entropy"], atol=1e-13)
-        for a, name in zip(seen["prepared"], ("log_z", "mean", "entropy"), strict=True):
-            np.testing.assert_allclose(a, seen[name], atol=1e-14)
-        path, score = seen["best"]
-        assert path.tolist() == truth["best"].tolist() + [-1] * (FRAMES - length)
-        np.testing.assert_allclose(score, truth["score"], rtol=1e-13)
-        np.testing.assert_array_equal(seen["mode"], q.path(path))
-        # one shape for all, so that it compiles once
-        count = len(truth["p"])
-        every = np.pad(truth["paths"], ((0, 40 - count), (0, FRAMES - length)), constant_values=-1)
-        np.testing.assert_allclose(jnp.exp(log_prob(q, every))[:count], truth["p"], rtol=1e-12)
-        # every draw is a path, at its frequency
-        drawn = np.asarray(seen["samples"])
-        assert ((drawn[:, :length] == 1).sum(-1) == 1).all() and not drawn[:, length:].any()
-        power = (2 * LABELS + 1) ** np.arange(length)
-        codes, known = drawn[:, :length].argmax(-1) @ power, truth["paths"] @ power
-        assert set(codes) <= set(known)
-        frequency, p = np.array([np.mean(codes == c) for c in known]), truth["p"]
-        assert np.all(np.abs(frequency - p) <= 5 * np.sqrt(p * (1 - p) / DRAWS) + 1e-12)
+        truth = enumerate_values(q, values(q).z)
+        np.testing.assert_allclose(log_z[i], max(truth.log_partition, LOG_ZERO), atol=1e-13)
+        np.testing.assert_allclose(join(take(mean, i)), truth.mean[0], atol=1e-14)
 
 
 @functools.cache
@@ -210,44 +150,6 @@ def test_float32_of_random_logits(x64):
         np.testing.assert_allclose(mean[0].sum(-1), 1, atol=1e-5)
 
 
-def test_nan_does_not_pass_silently():
-    q = random_alignment(0, 4, 2, 0)
-    batch = [
-        q,
-        *(AlignmentPosterior(q.states.at[at].set(jnp.nan), q.repeats, q.length, q.count) for at in ((0, 4), (3, 0))),
-    ]
-    batch += [
-        AlignmentPosterior(q.states, q.repeats, jnp.asarray(n), jnp.asarray(k)) for n, k in ((6, 2), (4, 3), (4, -1))
-    ]
-    log_z, mean = passes()(stack(batch))
-    assert np.isfinite(log_z[0]) and np.isfinite(mean[0]).all() and np.isnan(log_z[1:]).all()
-    for i, item in enumerate(batch[1:], 1):
-        assert np.isnan(mean[i, : min(int(item.length), FRAMES)]).all()
-
-
-# derivatives
-
-
-def test_derivatives_of_second_order(x64):
-    q = random_alignment(3, 4, 2, 0, frames=4)
-    weights = jnp.cos(jnp.arange(1.0, 21)).reshape(4, 5)
-    paths = jnp.asarray(listed(4, [False] * 2))
-
-    def ours(states):
-        q_ = AlignmentPosterior(states, q.repeats, q.length, q.count)
-        return q_.log_partition() + 2 * q_.entropy() + jnp.sum(weights * q_.mean() ** 2)
-
-    def theirs(states):
-        log_z = lambda x: jax.nn.logsumexp(jnp.sum(x[jnp.arange(4), paths], 1))
-        log_p = jax.nn.log_softmax(jnp.sum(states[jnp.arange(4), paths], 1))
-        entropy = -jnp.sum(jnp.exp(log_p) * log_p)
-        return log_z(states) + 2 * entropy + jnp.sum(weights * jax.grad(log_z)(states) ** 2)
-
-    every = lambda f: jax.jit(lambda x: (f(x), jax.grad(f)(x), jax.hessian(f)(x)))
-    for a, b in zip(every(ours)(q.states), every(theirs)(q.states), strict=True):
-        np.testing.assert_allclose(a, b, atol=1e-12)
-
-
 def test_vmaps_are_one_loop_and_lengths_compile_nothing():
     q = stack([random_alignment(i, *case) for i, case in enumerate(CASES[:4])])
     grid = jax.tree.map(lambda a: a.reshape(2, 2, *a.shape[1:]), q)
@@ -282,7 +184,7 @@ def test_structure(x64):
     y = Labelled(Padded(jnp.zeros((7, 1)), jnp.array(5)), Padded(jnp.array([3, 3]), jnp.array(2)))
     q = elbo.alignment(stride=2).posterior(lambda z: jnp.sum(z * table), y)
     assert (int(q.length), int(q.count), q.repeats.tolist()) == (3, 2, [False, True])
-    np.testing.assert_allclose(q.log_partition(), enumerated(q)["log_z"], atol=1e-13)
+    np.testing.assert_allclose(q.log_partition(), enumerate_values(q, values(q).z).log_partition, atol=1e-13)
     with pytest.raises(StructureError, match="not affine"):
         elbo.alignment().posterior(lambda z: jnp.sum(z) ** 2, y)
     empty = elbo.alignment().posterior(jnp.sum, Labelled(jnp.zeros((3, 1)), jnp.zeros(0, jnp.int32)))
@@ -303,15 +205,3 @@ def test_wrong_arguments():
         elbo.alignment().posterior(jnp.sum, jnp.zeros(3))
     with pytest.raises(ValueError, match="stride: got 0"):
         elbo.alignment(0)
-
-
-def test_float32_under_x64(x64, key):
-    q = random_alignment(0, 4, 2, 0)
-    single = AlignmentPosterior(q.states.astype(jnp.float32), q.repeats, q.length, q.count)
-    out = jax.eval_shape(lambda q: (q.log_partition(), q.mean(), q.entropy(), q.mode(), q.sample(key)), single)
-    assert {a.dtype for a in jax.tree.leaves(out)} == {jnp.dtype(jnp.float32)}
-    assert inner(*[split_of(single)] * 2).dtype == jnp.float32
-
-
-def split_of(q):
-    return q._clean()[0]

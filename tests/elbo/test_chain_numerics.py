@@ -13,7 +13,8 @@ from elbo.posteriors.chain import homogeneous as chain_scaled
 from elbo.posteriors.chain import log_space as chain_log
 from elbo.posteriors.chain import passes as chain_passes
 
-from .chains import forbidden, random_chain, smoothed, stack
+from .chains import forbidden, random_chain, smoothed
+from .enumeration import stack
 
 FRAMES, STATES = 7, 4
 

@@ -1,4 +1,4 @@
-"""Trees: every operation against the list of all parses, padding, derivatives, impossible sentences, rescaling."""
+"""Trees: spans, consensus, rescaling and the structure; the rest is in `test_structures.py`."""
 
 import math
 
@@ -20,20 +20,18 @@ from elbo.posteriors.tree import log_space as tree_log
 from elbo.posteriors.tree import passes as tree_passes
 from elbo.posteriors.tree.parse import shift
 
+from .enumeration import enumerate_values, stack, take
 from .trees import (
     SIZES,
-    enumerated,
     finisher,
     hard_zeros,
-    listed,
-    padded_spans,
+    nodes,
     random_tree,
     reversing,
     rough,
-    stack,
+    shapes,
+    values,
 )
-
-DRAWS = 500
 
 
 def close(seen, expected, **tolerance):
@@ -41,102 +39,32 @@ def close(seen, expected, **tolerance):
         np.testing.assert_allclose(a, b, **tolerance)
 
 
-def everything(q, key):
-    gradient = jax.grad(lambda q: q.log_partition(), allow_int=True)(q)
-    q = q.prepared()
-    best, score = q.best()
-    return {
-        "log_partition": q.log_partition(),
-        "mean": q.mean(),
-        "spans": q.spans(),
-        "gradient": (gradient.root, gradient.rules, gradient.tags),
-        "entropy": q.entropy(),
-        "best": best,
-        "score": score,
-        "best P": q.log_prob(q.parse(best)),
-        "consensus": q.consensus(),
-        "samples": jax.vmap(q.sample)(jax.random.split(key, DRAWS)),
-    }
-
-
-def same_spans(seen, expected, frames):
-    for a, b in zip(seen, padded_spans(expected, frames), strict=True):
-        assert np.asarray(a).tolist() == b.tolist()
-
-
-def impossible(q):
-    """Three ways to have no parse."""
-    none = jnp.full_like(q.root, -jnp.inf)
-    # every rule has a preterminal, so that only two words have a parse
-    pairs = q.rules.at[:, :2].set(LOG_ZERO).at[:, :, :2].set(LOG_ZERO)
-    return [
-        TreePosterior(none, q.rules, q.tags, q.length),
-        TreePosterior(q.root, pairs, q.tags, q.length),
-        TreePosterior(q.root, q.rules, q.tags.at[2].set(-jnp.inf), q.length),
-    ]
-
-
-def bad(q):
-    """Potentials that are no numbers, and lengths out of range that only a run can see."""
-    return [
-        TreePosterior(q.root, q.rules, q.tags.at[1, 1].set(jnp.nan), q.length),
-        TreePosterior(q.root, q.rules.at[1, 2, 0].set(jnp.nan), q.tags, q.length),
-        *(TreePosterior(q.root, q.rules, q.tags, jnp.array(n, jnp.int32)) for n in (0, 5)),
-    ]
-
-
-def test_equals_enumeration(x64, key):
-    """Beside each other: all lengths with NaN in the padding, sentences without a parse, and NaN where it matters."""
-    frames, sizes, lengths = 4, (2, 2), (1, 2, 3, 4)
-    trees = [random_tree(n, frames, *sizes, length=n, single=True) for n in lengths]
-    hopeless, wrong = impossible(trees[-1]), bad(trees[-1])
-    seen = jax.device_get(jax.jit(jax.vmap(everything, (0, None)))(stack([*trees, *hopeless, *wrong]), key))
-    log_prob = jax.jit(jax.vmap(lambda q, spans: q.log_prob(q.parse(spans)), (None, 0)))
+def test_spans_and_consensus(x64):
+    frames, sizes = 4, (2, 2)
+    trees = [random_tree(n, frames, *sizes, length=n, single=True) for n in (1, 2, 3, 4)]
+    every, found = jax.device_get(jax.jit(jax.vmap(lambda q: (q.spans(), q.consensus())))(stack(trees)))
     for i, q in enumerate(trees):
-        one, truth, length = jax.tree.map(lambda a, i=i: a[i], seen), enumerated(q), lengths[i]
-        np.testing.assert_allclose(one["log_partition"], truth["log_partition"], rtol=1e-13)
-        close(one["mean"], truth["mean"], atol=1e-14)
-        close(one["spans"], truth["spans"], atol=1e-14)
-        close(one["gradient"], truth["mean"], atol=1e-14)
-        np.testing.assert_allclose(one["entropy"], truth["entropy"], atol=1e-13)
-        p = truth["p"]
-        same_spans(one["best"], truth["best"], frames)
-        np.testing.assert_allclose([one["score"], one["best P"]], [truth["score"], np.log(p.max())], rtol=1e-12)
-        if length == frames:
-            every = [padded_spans(parse, frames) for parse in truth["parses"]]
-            every = jax.tree.map(lambda *a: jnp.stack(a), *every)
-            np.testing.assert_allclose(jnp.exp(log_prob(q, every)), p, rtol=1e-11)
-        consensus = one["consensus"]
-        spans = {(int(a), int(b)) for a, b in zip(consensus.start, consensus.end, strict=True) if a >= 0}
-        assert spans == truth["consensus"]
-        check_consensus(consensus, truth, length, sizes[0])
-        # every draw is a parse, and its parts have the right frequencies
-        scores = [np.tensordot(z, np.nan_to_num(a), a.ndim) for z, a in zip(one["samples"], q_arrays(q), strict=True)]
-        drawn = sum(scores) - truth["log_partition"]
-        assert np.abs(drawn[:, None] - np.log(p)).min(1).max() < 1e-9
-        for drawn, mean in zip(one["samples"], truth["mean"], strict=True):
-            drawn = np.asarray(drawn)
-            error = 5 * drawn.std(0) / np.sqrt(DRAWS) + 5 / DRAWS
-            assert (np.abs(drawn.mean(0) - mean) <= error).all()
-    for i in range(len(trees), len(trees) + len(hopeless)):
-        one = jax.tree.map(lambda a, i=i: a[i], seen)
-        assert one["log_partition"] == one["entropy"] == one["score"] == LOG_ZERO and one["best P"] <= LOG_ZERO
-        assert not any(np.any(a) for a in jax.tree.leaves([one["mean"], one["spans"], one["gradient"]]))
-        assert all((a == -1).all() for a in jax.tree.leaves([one["best"], one["consensus"]]))
-        assert not any(np.any(a) for a in one["samples"])
-    for value in (seen["log_partition"], seen["entropy"]):
-        assert np.isnan(value[-len(wrong) :]).all() and not np.isnan(value[: -len(wrong)]).any()
+        (parses, z), length = values(q), int(q.length)
+        truth, spans = enumerate_values(q, z), np.zeros((frames, frames + 1, sizes[0]))
+        for j, p in enumerate(truth.p):
+            start, end, label = (a[j][: length - 1] for a in parses[:3])
+            np.add.at(spans, (start, end - start, label), p)
+        np.testing.assert_allclose(every[i], spans, atol=1e-14)
+        gains = [sum(spans[a, b - a].max() for a, b, *_ in nodes(shape)) for shape in shapes(0, length)]
+        risk = {(a, b) for a, b, *_ in nodes(shapes(0, length)[int(np.argmax(gains))])}
+        consensus = take(found, i)
+        assert {(int(a), int(b)) for a, b in zip(consensus.start, consensus.end, strict=True) if a >= 0} == risk
+        check_consensus(consensus, truth.mean[2].argmax(1)[:length], spans, sizes[0])
 
 
 def q_arrays(q):
     return q.root, q.rules, q.tags
 
 
-def check_consensus(consensus, truth, length, size):
+def check_consensus(consensus, tags, spans, size):
     """Labels are the most probable ones, of spans and of words, in the children of each span as well."""
-    tags = truth["mean"][2].argmax(1)[:length]
-    assert consensus.tags[:length].tolist() == tags.tolist()
-    label = lambda a, b: size + tags[a] if b - a == 1 else truth["spans"][a, b - a].argmax()
+    assert consensus.tags[: len(tags)].tolist() == tags.tolist()
+    label = lambda a, b: size + tags[a] if b - a == 1 else spans[a, b - a].argmax()
     ends = {int(a): [] for a in consensus.start if a >= 0}
     for a, b in zip(consensus.start.tolist(), consensus.end.tolist(), strict=True):
         if a >= 0:
@@ -160,72 +88,6 @@ def test_counts_of_one_symbol_are_catalan_numbers():
     np.testing.assert_allclose(mean.sum((1, 2)), n, rtol=1e-5)
     # words are children of two words in 1, of one in 2, of none in 0: 2 pp + pn + np = n + 1
     np.testing.assert_allclose(2 * mean[:, 1, 1] + mean[:, 0, 1] + mean[:, 1, 0], n + 1, rtol=1e-5)
-
-
-@pytest.mark.parametrize("frames", [1, 2])
-def test_smallest(x64, key, frames):
-    q = random_tree(1, frames, 1, 1, single=True)
-    truth, seen = enumerated(q), jax.jit(everything)(q, key)
-    np.testing.assert_allclose(seen["log_partition"], truth["log_partition"], rtol=1e-13)
-    close(seen["mean"], truth["mean"], atol=1e-14)
-    np.testing.assert_allclose(seen["entropy"], truth["entropy"], atol=1e-13)
-    same_spans(seen["best"], truth["best"], frames)
-
-
-def loss(q):
-    """Something with every kind of derivative."""
-    mean = q.mean()
-    weights = jnp.cos(jnp.arange(1.0, 1 + mean.rules.size, dtype=mean.rules.dtype)).reshape(mean.rules.shape)
-    return q.log_partition() + 2 * q.entropy() + jnp.sum(weights * mean.rules**2) + jnp.sum(mean.tags**3)
-
-
-def test_padding_changes_no_draw(x64, key):
-    """Nor anything else, for which see the enumeration."""
-    long = random_tree(2, 8, 2, 2, length=5)
-    short = TreePosterior(long.root, long.rules, long.tags[:5], long.length)
-
-    draws = jax.jit(jax.vmap(TreePosterior.sample, (None, 0)))
-    keys = jax.random.split(key, 8)
-    for a, b in zip(draws(long, keys), draws(short, keys), strict=True):
-        if a.shape != b.shape:
-            a, rest = np.split(a, [b.shape[1]], axis=1)
-            assert not rest.any()
-        np.testing.assert_array_equal(a, b)
-
-
-def test_derivatives_of_second_order(x64):
-    q = random_tree(3, 3, 2, 1)
-    p = q_arrays(q)
-    every = listed(3, 2, 1)
-    z = jax.vmap(q.parse)(jax.tree.map(lambda *a: jnp.stack(a), *[padded_spans(s, 3) for s in every]))
-
-    def theirs(p):
-        scores = lambda p: sum(jnp.tensordot(a, b, b.ndim) for a, b in zip(z, p, strict=True))
-        log_z = jax.nn.logsumexp(scores(p))
-        log_p = scores(p) - log_z
-        mean = jax.grad(lambda p: jax.nn.logsumexp(scores(p)))(p)
-        weights = jnp.cos(jnp.arange(1.0, 1 + mean[1].size)).reshape(mean[1].shape)
-        entropy = -jnp.sum(jnp.exp(log_p) * log_p)
-        return log_z + 2 * entropy + jnp.sum(weights * mean[1] ** 2) + jnp.sum(mean[2] ** 3)
-
-    ours = lambda p: loss(TreePosterior(*p, q.length).prepared())
-    direction = jax.tree.map(lambda a: jnp.cos(jnp.arange(1.0, 1 + a.size)).reshape(a.shape), p)
-    every = lambda f: lambda p: (f(p), jax.grad(f)(p), jax.jvp(f, (p,), (direction,))[1])
-    # a sentence without a parse beside it, and the two ends of a central difference
-    hopeless = [q_arrays(t) for t in impossible(q)[::2]]
-    ends = [jax.tree.map(lambda a, w, h=h: a + h * w, p, direction) for h in (1e-5, -1e-5)]
-    batch = jax.tree.map(lambda *a: jnp.stack(a), p, *ends, *hopeless)
-    value, gradient, slope = jax.jit(jax.vmap(every(ours)))(batch)
-    close(jax.tree.map(lambda a: a[0], (value, gradient, slope)), jax.jit(every(theirs))(p), atol=1e-11)
-    np.testing.assert_allclose((value[1] - value[2]) / 2e-5, slope[0], rtol=1e-7)
-    assert not any(np.any(a[3:]) for a in jax.tree.leaves((gradient, slope)))
-
-
-def test_shapes_and_dtypes(x64, key):
-    """Lengths are traced: one program serves them all. Float32 stays float32."""
-    q = jax.tree.map(lambda a: a.astype(jnp.float32) if a.dtype == jnp.float64 else a, random_tree(0, 4, 2, 1))
-    out = jax.eval_shape(everything, q, key)
-    assert all(a.dtype in (jnp.float32, jnp.int32) for a in jax.tree.leaves(out))
 
 
 # --- rescaling: what falls far behind and later wins, or is the only way to the end

@@ -1,14 +1,16 @@
 """Trees to test on, and what is known of them: every parse listed."""
 
+from dataclasses import replace
 from functools import cache
 from itertools import product
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
 from elbo import LOG_ZERO
 from elbo.posteriors import Spans, TreePosterior
+
+from .enumeration import Values
 
 SIZES = 6, 3, 2  # words, nonterminals, preterminals of the grammars that rescaling is tried on
 
@@ -75,47 +77,35 @@ def arrays(parse: Spans, root, rules, tags) -> tuple:
     return z
 
 
-def enumerated(q: TreePosterior) -> dict:
-    """Everything about a tree from the list of its parses."""
-    length, size = int(q.length), len(q.rules)
-    potentials = [np.asarray(a, np.float64) for a in (q.root, q.rules, q.tags)]
-    potentials[2] = np.where(np.arange(len(q.tags))[:, None] < length, potentials[2], 0)
-    every = listed(length, size, q.tags.shape[1])
-    kept = [(p, z) for p in every if (z := arrays(p, *potentials)) is not None]
-    weight = np.array([sum(np.sum(z * a) for z, a in zip(zs, potentials, strict=True)) for _, zs in kept])
-    if not len(weight) or weight.max() <= 1e-6 * LOG_ZERO:
-        return {"log_partition": -np.inf}
-    log_z = np.log(np.exp(weight - weight.max()).sum()) + weight.max()
-    p = np.exp(weight - log_z)
-    mean = [np.tensordot(p, np.stack([zs[i] for _, zs in kept]), 1) for i in range(3)]
-    frames = len(q.tags)
-    spans = np.zeros((frames, frames + 1, size))
-    for share, (parse, _) in zip(p, kept, strict=True):
-        np.add.at(spans, (parse.start, parse.end - parse.start, parse.label), share)
-    scores = spans.max(2)
-    risks = [sum(scores[n[0], n[1] - n[0]] for n in nodes(s)) for s in shapes(0, length)]
-    return {
-        "parses": [parse for parse, _ in kept],
-        "p": p,
-        "log_partition": log_z,
-        "mean": mean,
-        "spans": spans,
-        "entropy": -np.sum(p * np.log(np.where(p > 0, p, 1))),
-        "best": kept[int(weight.argmax())][0],
-        "score": weight.max(),
-        "consensus": {(n[0], n[1]) for n in nodes(shapes(0, length)[int(np.argmax(risks))])},
-    }
+def values(q: TreePosterior) -> Values:
+    """Every parse."""
+    length, frames = int(q.length), len(q.tags)
+    parts = [np.asarray(a) for a in (q.root, q.rules, q.tags)]
+    every = [(parse, z) for parse in listed(length, len(q.rules), q.tags.shape[1]) if (z := arrays(parse, *parts))]
+    fill = lambda a, n: np.pad(a, (0, n - len(a)), constant_values=-1)
+    padded = [[*(fill(a, frames - 1) for a in parse[:5]), fill(parse.tags, frames)] for parse, _ in every]
+    return Values(
+        Spans(*(np.stack(a) for a in zip(*padded, strict=True))),
+        [np.stack(a) for a in zip(*(z for _, z in every), strict=True)],
+    )
 
 
-def padded_spans(parse: Spans, frames: int) -> Spans:
-    """The same parse in arrays for `frames` words."""
-    fill = lambda a, n: jnp.asarray(np.pad(a, (0, n - len(a)), constant_values=-1), jnp.int32)
-    return Spans(*(fill(a, frames - 1) for a in parse[:5]), fill(parse.tags, frames))
+def impossible(q: TreePosterior) -> list[TreePosterior]:
+    """Of two nonterminals, at least three words, and a root for one word as well."""
+    return [
+        replace(q, root=jnp.full_like(q.root, -jnp.inf)),
+        # every rule has two preterminals, so that only two words have a parse
+        replace(q, rules=q.rules.at[:, :2].set(LOG_ZERO).at[:, :, :2].set(LOG_ZERO)),
+        replace(q, tags=q.tags.at[2].set(-jnp.inf)),
+        replace(q, root=q.root.at[2:].set(LOG_ZERO), length=jnp.array(1, jnp.int32)),
+    ]
 
 
-def stack(trees) -> TreePosterior:
-    """A batch of trees of one shape."""
-    return jax.tree.map(lambda *leaves: jnp.asarray(np.stack(leaves)), *trees)
+def wrong(q: TreePosterior) -> list[TreePosterior]:
+    """No numbers, and lengths out of range that only a run can see."""
+    lengths = [replace(q, length=jnp.array(n, jnp.int32)) for n in (0, len(q.tags) + 1)]
+    rules = [replace(q, rules=q.rules.at[1, 2, 0].set(x)) for x in (jnp.nan, jnp.inf)]
+    return [replace(q, tags=q.tags.at[1, 1].set(jnp.nan)), *rules, *lengths]
 
 
 def finisher(rng, gap):
