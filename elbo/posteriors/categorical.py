@@ -38,7 +38,8 @@ class CategoricalPosterior:
 
     def log_partition(self) -> jax.Array:
         """ln Σ_z exp ⟨logits, z⟩, a scalar."""
-        return jnp.sum(jax.nn.logsumexp(self._logits(), axis=-1))
+        logits = self._logits()
+        return jnp.where(_impossible(logits), LOG_ZERO, jnp.sum(jax.nn.logsumexp(logits, axis=-1)))
 
     def sample(self, key: jax.Array) -> jax.Array:
         """One indicator, shaped like logits."""

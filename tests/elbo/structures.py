@@ -104,7 +104,12 @@ def categorical(*shape: int) -> Row:
         return Values(None, [np.array([np.reshape(r, (*group, size)) for r in rows])])
 
     make = lambda seed, *shape: CategoricalPosterior(2 * normal(seed, *shape))
-    impossible = [CategoricalPosterior(jnp.full(shape, -jnp.inf))] if len(shape) == 1 else []
+    none = [
+        jnp.full(shape, -jnp.inf),
+        jnp.full(shape, LOG_ZERO),
+        make(0, *shape).logits.at[(0,) * (len(shape) - 1)].set(LOG_ZERO),
+    ]
+    impossible = [CategoricalPosterior(logits) for logits in none]
     wrong = [CategoricalPosterior(make(0, *shape).logits.at[..., 1].set(jnp.nan))]
     return Row(make, [shape, shape], values, impossible, wrong, [make(1, *shape[:-1], 1)])
 

@@ -75,7 +75,7 @@ def test_sampled_gradients_are_not_offered():
 
 @pytest.mark.parametrize("shape", [(), (0,), (3, -1)])
 def test_structure_needs_positive_sizes(shape):
-    with pytest.raises(ValueError, match="expected positive sizes"):
+    with pytest.raises(ValueError, match="expected positive whole numbers"):
         elbo.categorical(*shape)
 
 
