@@ -33,7 +33,7 @@ def eg_step(
       chunk_size: data in one chunk, as in `em_step`; None for all.
       estimator: how to take the expectation; `Automatic` by default.
 
-    >>> import elbo, jax.numpy as jnp
+    >>> import elbo, jax, jax.numpy as jnp
     >>> log_joint = lambda theta, z, y: z @ jax.nn.log_sigmoid(theta * (2 * y - 1))  # two coins, thrown in turn
     >>> model = elbo.Model(log_joint, elbo.exact(log_joint, elbo.categorical(2)))
     >>> rule, params = eg_step(model, optax.sgd(1.0)), Params(jnp.zeros(2), jnp.zeros(2))
