@@ -72,7 +72,9 @@ def value(cls: type[T]) -> type[T]:
         return self is other or (type(self) is type(other) and parts(self) == parts(other))
 
     cls.__eq__ = equal  # type: ignore[method-assign]
-    cls.__hash__ = lambda self: hash((type(self), parts(self)))  # type: ignore[method-assign]
+    cls.__hash__ = lambda self: _once(self, "_hash", lambda: hash((type(self), parts(self))))  # type: ignore[method-assign]
+    # what is known of a value, such as its hash, is not that of the process that reads it
+    cls.__getstate__ = lambda self: {name: getattr(self, name) for name in names}  # type: ignore[method-assign]
     if cls.__repr__ is object.__repr__:
         cls.__repr__ = lambda self: described(type(self).__name__, *(getattr(self, n) for n in names))  # type: ignore[method-assign]
     return cls
@@ -86,6 +88,13 @@ def described(name: str, *parts: Any) -> str:
     """
     texts = [f"{p.__module__}.{p.__qualname__}" if hasattr(p, "__qualname__") else repr(p) for p in parts]
     return f"{name.lstrip('_')}({', '.join(texts)})"
+
+
+def _once(value: Any, name: str, compute: Callable[[], T]) -> T:
+    """What is computed of a value, which never changes, is kept in it: every call of a compiled function asks."""
+    if name not in value.__dict__:
+        object.__setattr__(value, name, compute())
+    return value.__dict__[name]
 
 
 def _own_parts(self) -> None:
@@ -140,7 +149,7 @@ class Compiled:
 
     def __call__(self, *args, **kwargs):
         """Calls it; a function that holds tracers is a part of what is being traced, and is not kept."""
-        if _holds_tracers(self.function):
+        if _once(self, "_traced", lambda: _holds_tracers(self.function)):
             return self.function(*args, **kwargs)
         return _call(self.function, *args, **kwargs)
 

@@ -96,7 +96,8 @@ def ascend(
         return jax.vmap(lambda y, k: bound(ascent.model, params, y, k, ascent.estimator))(ys, keys)
 
     def values(moving, ys, keys):
-        return bounds(params_of(moving), ys, keys), lambda weights: ()
+        # the posterior is held here, too: its share of the slope is 0, and dear
+        return bounds(params_of(moving, jax.lax.stop_gradient(moving)), ys, keys), lambda weights: ()
 
     def slopes(at, ys, keys):
         out, pull = jax.vjp(lambda moving: bounds(params_of(moving, at), ys, keys), at)
