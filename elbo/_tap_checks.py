@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from ._encoder import terms
 from ._family import is_family, with_tap
 from ._marks import Probe
+from ._polynomial import scan_operands
 from ._types import PyTree
 from .posteriors import StructureError
 
@@ -65,7 +66,9 @@ _MOVES = {
     "slice",
     "split",
     "squeeze",
+    "stack",
     "transpose",
+    "unstack",
 }
 _SUMS = {
     "add",
@@ -244,7 +247,7 @@ def _apply(eqn: Any, operands: list[_Value]) -> list[_Value]:
         branches = [_walk(branch, operands[1:]) for branch in params["branches"]]
         return [_touch(_merge(*values), operands[0]) for values in zip(*branches, strict=True)]
     if name == "scan":
-        return _scan(params, operands)
+        return _scan(eqn, operands)
     if name == "while":
         return _while(params, operands)
     return [_arithmetic(eqn, operands)] * count
@@ -372,12 +375,11 @@ def _moved(value: _Value, name: str) -> _Value:
     )
 
 
-def _scan(params: dict, operands: list[_Value]) -> list[_Value]:
-    constants = operands[: params["num_consts"]]
-    carry = operands[len(constants) : len(constants) + params["num_carry"]]
-    slices = [_moved(v, "scan") for v in operands[len(constants) + len(carry) :]]
+def _scan(eqn: Any, operands: list[_Value]) -> list[_Value]:
+    constants, carry, slices = scan_operands(eqn, operands)
+    slices = [_moved(v, "scan") for v in slices]
     while True:
-        out = _walk(params["jaxpr"], [*constants, *carry, *slices])
+        out = _walk(eqn.params["jaxpr"], [*constants, *carry, *slices])
         joined = [_merge(*pair) for pair in zip(carry, out[: len(carry)], strict=True)]
         if joined == carry:
             return carry + [_moved(v, "stack") for v in out[len(carry) :]]

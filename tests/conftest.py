@@ -4,13 +4,20 @@ import os
 from pathlib import Path
 
 import jax
+import jaxlib
 import pytest
 from hypothesis import HealthCheck, settings
 
+from elbo._platform import REMEDY, WRONG_NUMBERS
+
 # Most of the suite's time is compilation. XLA's optimisations, which the numbers depend on, stay; code generation takes
 # the cheap way: LLVM does not optimise, and the emitter of fusions that goes through MLIR (half of the time) stays out.
-# An XLA_FLAGS of your own goes before this.
-QUICK = "--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
+# An XLA_FLAGS of your own goes before this. XLA ends the process at a flag that it does not know.
+QUICK = "--xla_cpu_parallel_codegen_split_count=1"
+if jax.__version_info__ < (0, 11):
+    QUICK += " --xla_cpu_use_fusion_emitters=false"
+if jaxlib.__version__ in WRONG_NUMBERS:
+    QUICK += f" {REMEDY}"
 os.environ.setdefault("XLA_FLAGS", f"--xla_backend_optimization_level=0 {QUICK}")
 
 # Always the same examples: a failure is the code's, not the draw's. The fixtures below hold no state of an example.

@@ -1,8 +1,9 @@
-"""The same VAE, and CTC, in torch, with one thread and with two."""
+"""The same VAE, and CTC, in torch, eager, as most people run it."""
 
 from typing import TYPE_CHECKING
 
 from . import Contender
+from .torch_places import Place, places
 
 if TYPE_CHECKING:
     from ..problems import Transcripts, Vae
@@ -12,21 +13,23 @@ INSTALL = "pip install torch==2.13.0 (its CPU build)"
 
 
 def vae(data: "Vae") -> list[Contender]:
-    """One Adam step, eager, as most people run it."""
-    return [_step(data, threads) for threads in (1, 2)]
+    """One Adam step."""
+    return [_step(data, place) for place in places()]
 
 
-def _step(data: "Vae", threads: int) -> Contender:
+def _step(data: "Vae", place: Place) -> Contender:
     import torch
     from torch.nn import functional
 
-    ys = torch.from_numpy(data.ys)
+    ys, noise = (torch.from_numpy(a).to(place.device) for a in (data.ys, data.eta))
 
     def start():
         layers = [*data.encoder, *data.decoder]
-        return [torch.tensor(w, requires_grad=True) for w, b in layers], [
-            torch.tensor(b, requires_grad=True) for w, b in layers
-        ]
+        kernels, biases = (
+            [torch.tensor(a, device=place.device, requires_grad=True) for a in part]
+            for part in zip(*layers, strict=True)
+        )
+        return kernels, biases
 
     def loss(kernels, biases, eta):
         hidden = torch.relu(torch.addmm(biases[0], ys, kernels[0]))
@@ -39,33 +42,34 @@ def _step(data: "Vae", threads: int) -> Contender:
 
     def answer():
         kernels, biases = start()
-        value = loss(kernels, biases, torch.from_numpy(data.eta))
+        value = loss(kernels, biases, noise)
         value.backward()
-        return data.answer(value.item(), [p.grad.numpy() for pair in zip(kernels, biases, strict=True) for p in pair])
+        return data.answer(
+            value.item(), [p.grad.cpu().numpy() for pair in zip(kernels, biases, strict=True) for p in pair]
+        )
 
     kernels, biases = start()
     optimizer = torch.optim.Adam([*kernels, *biases], lr=data.rate)
 
-    def run(count):
-        torch.set_num_threads(threads)
-        for _ in range(count):
-            optimizer.zero_grad()
-            loss(kernels, biases, torch.randn(data.eta.shape)).backward()
-            optimizer.step()
+    def once():
+        optimizer.zero_grad()
+        loss(kernels, biases, torch.randn(data.eta.shape, device=place.device)).backward()
+        optimizer.step()
 
-    return Contender("torch", f"{threads} thread{'s' if threads > 1 else ''}", answer, run)
+    return Contender("torch", place.label, answer, place.repeated(once))
 
 
 def ctc(data: "Transcripts") -> list[Contender]:
     """Losses by `ctc_loss` of `log_softmax`, and the gradient of their sum in the logits."""
-    return [_ctc(data, threads) for threads in (1, 2)]
+    return [_ctc(data, place) for place in places()]
 
 
-def _ctc(data: "Transcripts", threads: int) -> Contender:
+def _ctc(data: "Transcripts", place: Place) -> Contender:
     import torch
     from torch.nn import functional
 
-    logits, labels = torch.tensor(data.logits, requires_grad=True), torch.from_numpy(data.labels)
+    logits = torch.tensor(data.logits, device=place.device, requires_grad=True)
+    labels = torch.from_numpy(data.labels).to(place.device)
     count, frames, _ = logits.shape
     lengths = torch.full((count,), frames), torch.full((count,), labels.shape[1])
 
@@ -76,14 +80,9 @@ def _ctc(data: "Transcripts", threads: int) -> Contender:
         return losses
 
     def answer():
-        return {"loss": once().detach().numpy(), "gradient": logits.grad.numpy()}
+        return {"loss": once().detach().cpu().numpy(), "gradient": logits.grad.cpu().numpy()}
 
-    def run(count):
-        torch.set_num_threads(threads)
-        for _ in range(count):
-            once()
-
-    return Contender("torch", f"{threads} thread{'s' if threads > 1 else ''}", answer, run)
+    return Contender("torch", place.label, answer, place.repeated(once))
 
 
 TASKS = {"ctc": ctc, "vae": vae}

@@ -1,10 +1,11 @@
-"""torch-struct: its context-free grammars in the log semiring, with one thread and with two."""
+"""torch-struct: its context-free grammars in the log semiring."""
 
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from . import Contender
+from .torch_places import Place, places
 
 if TYPE_CHECKING:
     from ..problems import Forest
@@ -18,9 +19,9 @@ def inside(data: "Forest") -> list[Contender]:
 
     def ask(q, torch):
         with torch.no_grad():
-            return {"ln Z": q.partition.numpy()}
+            return {"ln Z": q.partition.cpu().numpy()}
 
-    return [_contender(data, ask, threads) for threads in (1, 2)]
+    return [_contender(data, ask, place) for place in places()]
 
 
 def tree_marginals(data: "Forest") -> list[Contender]:
@@ -29,31 +30,26 @@ def tree_marginals(data: "Forest") -> list[Contender]:
     def ask(q, torch):
         tags, rules, root, _ = q.marginals
         return {
-            "ln Z": q.partition.detach().numpy(),
-            "marginals": tuple(a.detach().numpy() for a in (root, rules, tags)),
+            "ln Z": q.partition.detach().cpu().numpy(),
+            "marginals": tuple(a.detach().cpu().numpy() for a in (root, rules, tags)),
         }
 
-    return [_contender(data, ask, threads) for threads in (1, 2)]
+    return [_contender(data, ask, place) for place in places()]
 
 
-def _contender(data: "Forest", ask, threads: int) -> Contender:
+def _contender(data: "Forest", ask, place: Place) -> Contender:
     import torch
     from torch_struct import SentCFG
 
     count = len(data.tags)
     # it wants the grammar once for each sentence
-    root, rules = (torch.from_numpy(np.stack([a] * count)) for a in (data.root, data.rules))
-    tags = torch.from_numpy(data.tags)
+    root, rules = (torch.from_numpy(np.stack([a] * count)).to(place.device) for a in (data.root, data.rules))
+    tags = torch.from_numpy(data.tags).to(place.device)
 
     def once():
         return ask(SentCFG((tags.clone(), rules.clone(), root.clone())), torch)
 
-    def run(repeats):
-        torch.set_num_threads(threads)
-        for _ in range(repeats):
-            once()
-
-    return Contender("torch-struct", f"{threads} thread{'s' if threads > 1 else ''}", once, run)
+    return Contender("torch-struct", place.label, once, place.repeated(once))
 
 
 TASKS = {"inside": inside, "tree_marginals": tree_marginals}
