@@ -147,7 +147,8 @@ def test_one_chain_and_many_take_other_loops_and_agree(frames):
     alone, together = jax.jit(lambda x: (jax.lax.map(one, x), jax.vmap(one)(x)))((jnp.asarray(emission), lengths))
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), alone, together)
     text = [jax.jit(jax.vmap(one)).lower((emission[:n], lengths[:n])).as_text() for n in (1, 5)]
-    assert ["sqrt" in t for t in text] == [frames > 1, False]
+    if jax.default_backend() == "cpu":
+        assert ["sqrt" in t for t in text] == [frames > 1, False]
 
 
 def test_padding_behind_a_state_that_leads_nowhere_needs_no_log_space():

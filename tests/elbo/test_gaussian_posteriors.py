@@ -29,7 +29,7 @@ def moments(q) -> tuple[np.ndarray, np.ndarray]:
 
 QUADRATICS = {
     "separable": lambda z: jnp.sum(jnp.arange(1.0, 4.0) * z**2 - z) + 1,
-    "form": lambda z: z @ jnp.tri(SIZE) @ z,
+    "form": lambda z: z @ jnp.tri(SIZE, dtype=z.dtype) @ z,
     "affine": lambda z: 2 * z[0] - 1,
 }
 

@@ -83,8 +83,8 @@ def forward(factors: Weights, skips: jax.Array, history: bool = False) -> tuple[
     def block(k, carry):
         weights, taken, frames = carry
         weights, taken = tidy(weights, taken)
-        end = jnp.minimum((k + 1) * EVERY, count)
-        weights, frames = jax.lax.fori_loop(k * EVERY, end, step, (weights, frames))
+        begin, size = _block(k, count)
+        weights, frames = jax.lax.fori_loop(0, size, lambda i, c: step(begin + i, c), (weights, frames))
         return weights, taken, frames
 
     weights = Weights(_one_at(start, 0), start)
@@ -114,18 +114,30 @@ def backward(factors: Weights, skips: jax.Array, alpha: Weights, last: jax.Array
 
     def block(i, carry):
         weights, mantissas = carry
-        begin = (blocks - 1 - i) * EVERY
-        end = jnp.minimum(begin + EVERY, count)
+        begin, size = _block(blocks - 1 - i, count)
+        end = begin + size
         weights, _ = tidy(weights, 0 * start.m[..., :1])
         # 1 / Z, and the exponent of Z, in the units of this block
         products = joint(weights, mantissas, end - 1)
         top = jnp.max(jnp.maximum(*(p.e for p in products)), -1, keepdims=True)
         blanks, labels = (jnp.sum(p.m * power(p.e - top), -1, keepdims=True) for p in products)
         share = Number(1 / (blanks + labels), top)
-        return jax.lax.fori_loop(0, end - begin, step, (weights, mantissas, end - 1, share))[:2]
+        return jax.lax.fori_loop(0, size, step, (weights, mantissas, end - 1, share))[:2]
 
     end = _one_at(start, last[..., None])
     return jax.lax.fori_loop(0, blocks, block, (Weights(end, end), [a.m for a in alpha]))[1]
+
+
+def _block(k: jax.Array, count: int) -> tuple[jax.Array, jax.Array | int]:
+    """Where block k begins, and how many frames it has: a number that is known where all blocks are whole."""
+    return k * EVERY, EVERY if count % EVERY == 0 else jnp.minimum(EVERY, count - k * EVERY)
+
+
+def whole_blocks(potentials: States) -> States:
+    """Clean potentials with as much more padding as makes all blocks whole."""
+    rest = -potentials.labels.shape[-2] % EVERY
+    edges = [(0, 0)] * (potentials.labels.ndim - 2) + [(0, rest), (0, 0)]
+    return States(*(jnp.pad(a, edges, constant_values=fill) for a, fill in zip(potentials, (0, LOG_ZERO), strict=True)))
 
 
 def finish(last: Weights, taken: jax.Array, sizes: Sizes) -> jax.Array:
