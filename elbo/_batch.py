@@ -6,9 +6,10 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import NamedSharding, PartitionSpec
+from jax.sharding import PartitionSpec
 
-from ._chunks import ChunkSize, automatic_size, check_chunk_size
+from ._chunks import Chunks, ChunkSize, automatic_size, check_chunk_size, over_devices
+from ._devices import explicit_mesh, placed_by_compiler
 from ._model import Params
 from ._types import PyTree
 from ._values import Compiled, value
@@ -30,41 +31,34 @@ class _Batched:
         if not isinstance(params, Params):
             raise TypeError(f"params: got {type(params).__name__}, expected elbo.Params(theta, psi)")
         batch_length(ys)
-        sharding = jax.typeof(jax.tree.leaves(ys)[0]).sharding
-        axis = next(iter(sharding.spec), None)
-        run = partial(_evaluate, self.one, self.batch_size)
-        if axis is None:
-            return run(params, ys, key)
-        # data on a mesh with explicit axes (what jax.make_mesh makes): let the compiler place what is in between
-        data = NamedSharding(sharding.mesh, PartitionSpec(axis))
-        return jax.sharding.auto_axes(run, out_sharding=data)(params, ys, key)
+        run: Callable = partial(_evaluate, self.one, self.batch_size)
+        mesh = explicit_mesh(ys)
+        if mesh is not None:
+            axis = next(iter(jax.typeof(jax.tree.leaves(ys)[0]).sharding.spec), None)
+            run = placed_by_compiler(run, mesh, PartitionSpec(axis))
+        return run(params, ys, key)
 
 
 def _evaluate(one, chunk, params, ys, key):
     every = jax.jit(jax.vmap(one, (None, 0, 0)))  # traced once for the size of a chunk and for the chunk
-    size = batch_length(ys)
-    data = ys, None if key is None else jax.random.split(key, size)
+    keys = None if key is None else jax.random.split(key, batch_length(ys))
+
+    def row(*data):
+        size = batch_length(data)
+        each = automatic_size(every, params, data) if chunk == "auto" else size if chunk is None else min(chunk, size)
+        return _in_chunks(every, params, data, each)
+
     with explained(ys):
-        if chunk == "auto":
-            chunk = automatic_size(every, params, data)
-        return _in_chunks(every, params, data, size if chunk is None else min(chunk, size))
+        return jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:]), over_devices(row, ys, keys))
 
 
-def _in_chunks(every: Callable, params: Params, data: PyTree, chunk: int) -> PyTree:
+def _in_chunks(every: Callable, params: Params, data: PyTree, each: int) -> PyTree:
     """`every(params, *data)`, a chunk of the leading axis at a time; its derivative has the memory of a chunk, too."""
-    size = batch_length(data)
-    if chunk == size:
+    chunks = Chunks(batch_length(data), each)
+    if each == chunks.size:
         return every(params, *data)
-    last = size - chunk  # the last chunk overlaps the one before it: one program for all
-
-    def part(begin):
-        return every(params, *jax.tree.map(lambda a: jax.lax.dynamic_slice_in_dim(a, begin, chunk), data))
-
-    def joined(a):
-        return jnp.concatenate([a[:-1].reshape(-1, *a.shape[2:]), a[-1, -(size % chunk or chunk) :]])
-
-    part = jax.checkpoint(part, prevent_cse=False)
-    return jax.tree.map(joined, jax.lax.map(part, jnp.minimum(jnp.arange(0, size, chunk), last)))
+    part = jax.checkpoint(lambda start: every(params, *chunks.part(start, data)[1]), prevent_cse=False)
+    return chunks.whole(jax.lax.map(part, chunks.starts))
 
 
 @contextlib.contextmanager

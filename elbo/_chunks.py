@@ -1,9 +1,11 @@
-"""How many data fit into the fast memory at a time."""
+"""Data a chunk at a time: how many fit into the fast memory, and how they are taken where devices share them."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.extend.core import Jaxpr
 
@@ -18,14 +20,50 @@ _LIKELY = 8  # no array of f is often more times the largest one of the data
 _CPU_BYTES, _ACCELERATOR_BYTES = 3 << 20, 1 << 28
 
 
+@dataclass(frozen=True)
+class Chunks:
+    """How data [N, ...] are cut: chunks of `each`, the last of which overlaps the one before it: no padded copy."""
+
+    size: int
+    each: int
+
+    @property
+    def starts(self) -> jax.Array:
+        """Where chunks begin; the last one begins earlier."""
+        return jnp.arange(0, self.size, self.each)
+
+    def part(self, start: jax.Array | int, data: PyTree) -> tuple[jax.Array, PyTree]:
+        """Whether each datum of the chunk is new, bool [each], and the chunk."""
+        begin = jnp.minimum(start, self.size - self.each)
+        cut = jax.tree.map(lambda a: jax.lax.dynamic_slice_in_dim(a, begin, self.each), data)
+        return begin + jnp.arange(self.each) >= start, cut
+
+    def whole(self, parts: PyTree) -> PyTree:
+        """[N, ...] of what was computed of the chunks, [chunks, each, ...]."""
+        rest = self.size % self.each or self.each
+        return jax.tree.map(lambda a: jnp.concatenate([a[:-1].reshape(-1, *a.shape[2:]), a[-1, -rest:]]), parts)
+
+
+def over_devices(f: Callable[..., PyTree], *data: PyTree) -> PyTree:
+    """f(*data) [1, ...]; or [rows, ...], of each of as many rows of data as there are devices that may hold them.
+
+    Each device then works on what it holds: a loop over chunks of the data [N, ...] itself would bring every chunk to
+    all of them. `data` are pytrees with a common leading axis N.
+    """
+    size, devices = jax.tree.leaves(data)[0].shape[0], jax.device_count()
+    if devices == 1 or size % devices or axes_of(data):  # in a shard_map each has its own
+        return jax.tree.map(lambda a: a[None], f(*data))
+    return jax.vmap(f)(*jax.tree.map(lambda a: a.reshape(devices, size // devices, *a.shape[1:]), data))
+
+
 def automatic_size(f: Callable[..., PyTree], shared: PyTree, data: PyTree) -> int:
     """How many data to take in one go: so many that the largest array of f(shared, *data) has 3 MB (a CPU's cache).
 
-    On an accelerator 256 MB, for there it is the memory that counts; at least 32 data. All of them where they may be
-    spread over devices: a chunk would be gathered on each. `data` is a tuple of pytrees with a common leading axis N.
+    On an accelerator 256 MB, for there it is the memory that counts; at least 32 data. `data` is a tuple of pytrees
+    with a common leading axis N.
     """
     size = jax.tree.leaves(data)[0].shape[0]
-    if size <= SMALLEST or (jax.device_count() > 1 and not axes_of(data)):
+    if size <= SMALLEST:
         return size
     budget = _CPU_BYTES if jax.default_backend() == "cpu" else _ACCELERATOR_BYTES
 

@@ -1,8 +1,10 @@
-"""Arrays inside a jax.shard_map: over which axes of the mesh they vary from device to device."""
+"""Where arrays lie: over which axes of a mesh they vary inside a jax.shard_map, and meshes with explicit axes."""
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
+from jax.sharding import AbstractMesh, NamedSharding, PartitionSpec
 
 from ._types import PyTree
 
@@ -19,6 +21,24 @@ def varying(tree: PyTree, axes: frozenset) -> PyTree:
     refuses loops and branches that take such an array and give one that varies.
     """
     return jax.tree.map(lambda leaf: _vary(leaf, axes), tree) if axes else tree
+
+
+def explicit_mesh(*trees: PyTree) -> AbstractMesh | None:
+    """The mesh with explicit axes, as `jax.make_mesh` makes it, that an array is spread over; None where there is none."""
+    shardings = [jax.typeof(leaf).sharding for leaf in jax.tree.leaves(trees)]
+    return next((s.mesh for s in shardings if any(axis is not None for axis in s.spec)), None)
+
+
+def placed_by_compiler(f: Callable[..., Any], mesh: AbstractMesh, out: PyTree) -> Callable[..., Any]:
+    """f, whose inside need not say where on a mesh with explicit axes its arrays lie.
+
+    Args:
+      f: of arrays.
+      mesh: see `explicit_mesh`.
+      out: PartitionSpecs of what it returns, a prefix.
+    """
+    place = jax.tree.map(lambda s: NamedSharding(mesh, s), out, is_leaf=lambda s: isinstance(s, PartitionSpec))
+    return jax.sharding.auto_axes(f, out_sharding=place)
 
 
 def varies_over(kind: Any) -> frozenset:

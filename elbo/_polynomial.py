@@ -248,6 +248,10 @@ def power(eqn: Any) -> int | None:
     return int(exponent) if exponent >= 0 and exponent.is_integer() else None
 
 
+def _shape(v: Any) -> tuple[int, ...]:
+    return v.aval.shape
+
+
 def scan_operands(eqn: Any, operands: Sequence[Any]) -> tuple[list[Any], list[Any], list[Any]]:
     """What stands for a scan's constants, for its carry, and for what it scans over.
 
@@ -255,8 +259,9 @@ def scan_operands(eqn: Any, operands: Sequence[Any]) -> tuple[list[Any], list[An
     more than its slice in the body, and an output that is stacked one more than there.
     """
     body: Jaxpr = getattr(eqn.params["jaxpr"], "jaxpr", eqn.params["jaxpr"])
-    scanned = sum(v.aval.ndim != part.aval.ndim for v, part in zip(eqn.invars, body.invars, strict=True))
-    carried = sum(v.aval.ndim == part.aval.ndim for v, part in zip(eqn.outvars, body.outvars, strict=True))
+    inside, outside = ([len(_shape(v)) for v in [*e.invars, *e.outvars]] for e in (body, eqn))
+    same, count = [a == b for a, b in zip(inside, outside, strict=True)], len(body.invars)
+    scanned, carried = same[:count].count(False), same[count:].count(True)
     end = len(operands) - scanned
     return list(operands[: end - carried]), list(operands[end - carried : end]), list(operands[end:])
 

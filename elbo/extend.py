@@ -1,8 +1,8 @@
 """What rules, families and models of your own are built from, beside `elbo.numerics`, `linalg` and `posteriors`."""
 
 from ._batch import batch_length, explained
-from ._chunks import ChunkSize, automatic_size, check_chunk_size
-from ._devices import axes_of, varying
+from ._chunks import Chunks, ChunkSize, automatic_size, check_chunk_size, over_devices
+from ._devices import axes_of, explicit_mesh, placed_by_compiler, varying
 from ._draws import draws_the_impossible, may_draw_the_impossible
 from ._dtypes import at_least_single, converted, dtype_of, widened
 from ._encoder import terms
@@ -17,6 +17,7 @@ from ._values import Compiled, Method, described, value
 
 __all__ = [
     "ChunkSize",
+    "Chunks",
     "Compiled",
     "Method",
     "PyTree",
@@ -34,8 +35,11 @@ __all__ = [
     "dtype_of",
     "expect_with_entropy",
     "explained",
+    "explicit_mesh",
     "is_family",
     "may_draw_the_impossible",
+    "over_devices",
+    "placed_by_compiler",
     "require_taps",
     "tapped",
     "terms",

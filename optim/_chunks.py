@@ -1,6 +1,7 @@
 """Sums over data, a chunk at a time: the memory needed is that of one chunk."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -8,6 +9,7 @@ import jax.numpy as jnp
 
 from elbo import Model, Params
 from elbo.extend import (
+    Chunks,
     ChunkSize,
     PyTree,
     at_least_single,
@@ -17,6 +19,7 @@ from elbo.extend import (
     converted,
     dtype_of,
     explained,
+    over_devices,
     varying,
 )
 from elbo.numerics import all_finite, is_feasible
@@ -67,8 +70,30 @@ def sum_over_chunks(
         multiple.
     """
     check_chunk_size(chunk_size, "chunk_size")
-    size, dtype, axes = weights.shape[0], dtype_of(params), axes_of(shared, ys, weights, keys)
-    shared, ys, weights, keys = varying((shared, ys, weights, keys), axes)
+    axes = axes_of(shared, ys, weights, keys)
+    shared, *data = varying((shared, ys, weights, keys), axes)
+    row = partial(_sum_of_row, model, linear, dtype_of(params), shared, chunk_size, axes)
+    with explained(ys):
+        return _total(over_devices(row, *data))
+
+
+def _total(rows: Sums) -> Sums:
+    """The sum of the rows, [rows]; where no datum of a row is feasible its own sums may be NaN."""
+    if len(rows.weight) == 1:
+        return jax.tree.map(lambda a: a[0], rows)
+    some = rows.weight > 0
+
+    def total(a):
+        return jnp.sum(jnp.where(some.reshape(-1, *(1,) * (a.ndim - 1)), a, 0), 0, a.dtype)
+
+    finite = jnp.all(rows.finite | ~some) & (jnp.any(some) | jnp.all(rows.finite))
+    values, bound, weight = jax.tree.map(total, (rows.values, rows.bound, rows.weight))
+    return Sums(values, bound, weight, jnp.sum(rows.dropped, dtype=jnp.int32), finite)
+
+
+def _sum_of_row(model, linear, dtype, shared, chunk_size, axes, ys, weights, keys) -> Sums:
+    """What the data of one device add up to; see `sum_over_chunks`."""
+    size = weights.shape[0]
 
     @jax.jit  # traced once for the size of a chunk and for the chunk
     def once(shared, ys, weights, keys):
@@ -80,12 +105,11 @@ def sum_over_chunks(
     def prepared(ys, weights, keys):
         return converted(ys, dtype), weights, keys
 
-    with explained(ys):
-        if chunk_size == "auto":
-            chunk_size = automatic_size(lambda shared, *d: once(shared, *prepared(*d)), shared, (ys, weights, keys))
-        chunk_size = min(size if chunk_size is None else chunk_size, size)
-        few = jax.tree.map(lambda a: a[:chunk_size], (ys, weights, keys))  # for their shapes
-        compact, consts, (shapes, _) = share(once, shared, *prepared(*few))
+    if chunk_size == "auto":
+        chunk_size = automatic_size(lambda shared, *d: once(shared, *prepared(*d)), shared, (ys, weights, keys))
+    chunks = Chunks(size, min(size if chunk_size is None else chunk_size, size))
+    few = jax.tree.map(lambda a: a[: chunks.each], (ys, weights, keys))  # for their shapes
+    compact, consts, (shapes, _) = share(once, shared, *prepared(*few))
 
     def part(good, consts, shared, *data):
         ys, weights, keys = prepared(*data)
@@ -93,15 +117,12 @@ def sum_over_chunks(
         sums, feasible = compact(consts, shared, ys, jnp.where(good, weights, 0), keys)
         return sums, good & feasible
 
-    if chunk_size < size:
+    if chunks.each < size:
         shapes = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, at_least_single(a.dtype)), shapes)
 
     def chunk(carry, start):
-        # the last chunk overlaps the one before it, and leaves those data out: no padded copy of ys
         total, kept = carry
-        begin = jnp.minimum(start, size - chunk_size)
-        g, *d = jax.tree.map(lambda a: jax.lax.dynamic_slice_in_dim(a, begin, chunk_size), (good, *data))
-        fresh = begin + jnp.arange(chunk_size) >= start
+        fresh, (g, *d) = chunks.part(start, (good, *data))
         _, sums, left = settle(part, shapes, g & fresh, consts, shared, *d)
         # where no datum of a chunk is feasible its sums may be NaN
         total = jax.tree.map(lambda t, s: t + jnp.where(sums[-1] > 0, s, 0).astype(t.dtype), total, sums)
@@ -111,12 +132,12 @@ def sum_over_chunks(
     meant = valid & (weights > 0)
     good = meant & jax.vmap(lambda y: model.usable(converted(y, dtype)))(ys)
     data = (ys, weights, keys)
-    if chunk_size == size:
+    if chunks.each == size:
         finite, sums, left = settle(part, shapes, good, consts, shared, *data)
         kept = jnp.sum(left, dtype=jnp.int32)
     else:
         nothing = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), (shapes, jax.ShapeDtypeStruct((), jnp.int32)))
-        sums, kept = jax.lax.scan(chunk, varying(nothing, axes), jnp.arange(0, size, chunk_size))[0]
+        sums, kept = jax.lax.scan(chunk, varying(nothing, axes), chunks.starts)[0]
         finite = all_finite(sums)
     values, bound, weight = sums
     return Sums(values, bound, weight, jnp.sum(~valid | meant, dtype=jnp.int32) - kept, finite)

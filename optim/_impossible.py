@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 
 from elbo import Estimator, Model, Params
-from elbo.extend import ChunkSize, PyTree, axes_of, draws_the_impossible, may_draw_the_impossible, varying
+from elbo.extend import ChunkSize, PyTree, axes_of, draws_the_impossible, may_draw_the_impossible, over_devices, varying
 
 
 def is_hidden(
@@ -37,8 +37,12 @@ def is_hidden(
         return draws_the_impossible(model, params, y, key, estimator) & (weight > 0) & model.usable(y)
 
     def look():
-        data, some = (ys, weights, keys), 256 if chunk_size == "auto" else chunk_size
-        return varying(jnp.any(jax.vmap(one)(data) if some is None else jax.lax.map(one, data, batch_size=some)), axes)
+        some = 256 if chunk_size == "auto" else chunk_size
+
+        def row(*data):
+            return jnp.any(jax.vmap(one)(data) if some is None else jax.lax.map(one, data, batch_size=some))
+
+        return varying(jnp.any(over_devices(row, ys, weights, keys)), axes)
 
     axes = axes_of(params, ys, weights, keys, dropped)
     return jax.lax.cond(dropped > 0, look, lambda: varying(jnp.array(False), axes))

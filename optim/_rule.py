@@ -4,9 +4,10 @@ from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
 
 import jax
+from jax.sharding import PartitionSpec
 
 from elbo import Params
-from elbo.extend import Compiled, Method, PyTree, described
+from elbo.extend import Compiled, Method, PyTree, described, explicit_mesh, placed_by_compiler, value
 
 
 class Info(NamedTuple):
@@ -104,4 +105,22 @@ class Rule(NamedTuple):
 def rule_of(step: Any) -> Rule:
     """The rule made of the methods `init`, `update` and `rebuild` of a value; rules of equal values are equal."""
     init, update, rebuild = (Method(step, name) for name in ("init", "update", "rebuild"))
-    return Rule(init, Compiled(update), rebuild)
+    return Rule(init, Compiled(_Placed(update)), rebuild)
+
+
+@value
+class _Placed:
+    """An update, also of data on a mesh with explicit axes; parameters and state stay where they are."""
+
+    update: Method
+
+    def __call__(self, key, params, state, ys, *, weights=None):
+        mesh = explicit_mesh(params, state, ys, weights, key)
+        if mesh is None:
+            return self.update(key, params, state, ys, weights=weights)
+
+        def run(key, params, state, ys, weights):
+            return self.update(key, params, state, ys, weights=weights)
+
+        kept = jax.tree.map(lambda leaf: jax.typeof(leaf).sharding.spec, (params, state))
+        return placed_by_compiler(run, mesh, (*kept, PartitionSpec()))(key, params, state, ys, weights)
