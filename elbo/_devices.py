@@ -24,7 +24,7 @@ def varying(tree: PyTree, axes: frozenset) -> PyTree:
 
 
 def explicit_mesh(*trees: PyTree) -> AbstractMesh | None:
-    """The mesh with explicit axes, as `jax.make_mesh` makes it, that an array is spread over; None where there is none."""
+    """The mesh with explicit axes, as `jax.make_mesh` makes it, that an array is spread over; None if there is none."""
     shardings = [jax.typeof(leaf).sharding for leaf in jax.tree.leaves(trees)]
     return next((s.mesh for s in shardings if any(axis is not None for axis in s.spec)), None)
 
