@@ -6,10 +6,9 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import PartitionSpec
 
 from ._chunks import Chunks, ChunkSize, automatic_size, check_chunk_size, over_devices
-from ._devices import explicit_mesh, placed_by_compiler
+from ._devices import anywhere
 from ._model import Params
 from ._types import PyTree
 from ._values import Compiled, value
@@ -31,12 +30,7 @@ class _Batched:
         if not isinstance(params, Params):
             raise TypeError(f"params: got {type(params).__name__}, expected elbo.Params(theta, psi)")
         batch_length(ys)
-        run: Callable = partial(_evaluate, self.one, self.batch_size)
-        mesh = explicit_mesh(ys)
-        if mesh is not None:
-            axis = next(iter(jax.typeof(jax.tree.leaves(ys)[0]).sharding.spec), None)
-            run = placed_by_compiler(run, mesh, PartitionSpec(axis))
-        return run(params, ys, key)
+        return anywhere(partial(_evaluate, self.one, self.batch_size), like_data=True)(params, ys, key)
 
 
 def _evaluate(one, chunk, params, ys, key):

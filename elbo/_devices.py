@@ -1,12 +1,15 @@
 """Where arrays lie: over which axes of a mesh they vary inside a jax.shard_map, and meshes with explicit axes."""
 
 from collections.abc import Callable
-from typing import Any
+from functools import wraps
+from typing import Any, TypeVar
 
 import jax
 from jax.sharding import AbstractMesh, NamedSharding, PartitionSpec
 
 from ._types import PyTree
+
+T = TypeVar("T")
 
 
 def axes_of(*trees: PyTree) -> frozenset:
@@ -25,8 +28,7 @@ def varying(tree: PyTree, axes: frozenset) -> PyTree:
 
 def explicit_mesh(*trees: PyTree) -> AbstractMesh | None:
     """The mesh with explicit axes, as `jax.make_mesh` makes it, that an array is spread over; None if there is none."""
-    shardings = [jax.typeof(leaf).sharding for leaf in jax.tree.leaves(trees)]
-    return next((s.mesh for s in shardings if any(axis is not None for axis in s.spec)), None)
+    return next((sharding.mesh for leaf in jax.tree.leaves(trees) if (sharding := _spread(leaf))), None)
 
 
 def placed_by_compiler(f: Callable[..., Any], mesh: AbstractMesh, out: PyTree) -> Callable[..., Any]:
@@ -39,6 +41,38 @@ def placed_by_compiler(f: Callable[..., Any], mesh: AbstractMesh, out: PyTree) -
     """
     place = jax.tree.map(lambda s: NamedSharding(mesh, s), out, is_leaf=lambda s: isinstance(s, PartitionSpec))
     return jax.sharding.auto_axes(f, out_sharding=place)
+
+
+def anywhere(f: Callable[..., T], *, like_data: bool = False) -> Callable[..., T]:
+    """f, also of arrays on a mesh with explicit axes.
+
+    What it returns lies on all devices; where `like_data`, spread over them along the leading axis as the arrays are.
+    """
+
+    @wraps(f)
+    def placed(*args, **kwargs):
+        leaves, treedef = jax.tree.flatten((args, kwargs))
+        spread = {i: leaf for i, leaf in enumerate(leaves) if _spread(leaf)}
+        if not spread:
+            return f(*args, **kwargs)
+
+        def run(arrays):
+            own = [arrays.get(i, leaf) for i, leaf in enumerate(leaves)]
+            args, kwargs = jax.tree.unflatten(treedef, own)
+            return f(*args, **kwargs)
+
+        sharding = _spread(next(iter(spread.values())))
+        axis = sharding.spec[0] if like_data else None
+        # compiled, for an operation without operands does not know the mesh
+        return jax.jit(placed_by_compiler(run, sharding.mesh, PartitionSpec(axis)))(spread)
+
+    return placed
+
+
+def _spread(leaf: Any) -> Any:
+    """The sharding of an array that is spread over explicit axes of a mesh, else None."""
+    sharding = jax.typeof(leaf).sharding if isinstance(leaf, jax.Array) else None
+    return sharding if sharding is not None and any(axis is not None for axis in sharding.spec) else None
 
 
 def varies_over(kind: Any) -> frozenset:

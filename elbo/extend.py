@@ -2,7 +2,7 @@
 
 from ._batch import batch_length, explained
 from ._chunks import Chunks, ChunkSize, automatic_size, check_chunk_size, over_devices
-from ._devices import axes_of, explicit_mesh, placed_by_compiler, varying
+from ._devices import anywhere, axes_of, explicit_mesh, placed_by_compiler, varying
 from ._draws import draws_the_impossible, may_draw_the_impossible
 from ._dtypes import at_least_single, converted, dtype_of, widened
 from ._encoder import terms
@@ -23,6 +23,7 @@ __all__ = [
     "PyTree",
     "at_least_single",
     "automatic_size",
+    "anywhere",
     "axes_of",
     "batch_length",
     "bound",

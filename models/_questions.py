@@ -6,7 +6,7 @@ from typing import Any
 import jax
 
 import elbo
-from elbo.extend import PyTree, batch_length
+from elbo.extend import PyTree, anywhere, batch_length
 
 
 def each(question: Callable[[PyTree], Any], params: Any, ys: PyTree) -> Any:
@@ -17,4 +17,4 @@ def each(question: Callable[[PyTree], Any], params: Any, ys: PyTree) -> Any:
             "elbo.Params(theta) where the encoder is exact"
         )
     batch_length(ys)
-    return jax.vmap(question)(ys)
+    return anywhere(jax.vmap(question), like_data=True)(ys)

@@ -7,13 +7,14 @@ import jax
 import jax.numpy as jnp
 
 import elbo
-from elbo.extend import by_platform
+from elbo.extend import anywhere, by_platform
 from elbo.posteriors.alignment import passes as alignment_passes
 from elbo.posteriors.alignment.path import Sizes, States, clean
 
 FEW = 256  # up to so many symbols a product with one-hot rows is faster than gathering and scattering on a CPU
 
 
+@partial(anywhere, like_data=True)
 def ctc_loss(
     logits: jax.Array,
     logit_paddings: jax.Array,

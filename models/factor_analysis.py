@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 
 import elbo
+from elbo.extend import anywhere
 
 from ._chunks import sum_rows
 from ._scales import scales, valid_weights
@@ -80,6 +81,7 @@ def linear_encoder(psi: LinearPsi, y: jax.Array) -> elbo.MultivariateNormalPoste
     return elbo.MultivariateNormalPosterior(loc, jnp.tril(psi.root, -1) + jnp.diag(diagonal))
 
 
+@anywhere
 def init(
     key: jax.Array,
     ys: jax.Array,

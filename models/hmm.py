@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 
 import elbo
-from elbo.extend import PyTree, batch_length, value
+from elbo.extend import PyTree, anywhere, batch_length, value
 
 from ._emission import MixtureEmission, clustered, scattered
 from ._scales import valid_weights
@@ -142,6 +142,7 @@ def usable(y: PyTree) -> jax.Array:
     return sequence.is_sound() & ~jnp.any(jnp.array([False, *infinite]))
 
 
+@anywhere
 def init(
     key: jax.Array,
     ys: PyTree,

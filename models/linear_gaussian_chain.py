@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 
 import elbo
-from elbo.extend import value
+from elbo.extend import anywhere, value
 
 from ._scales import scales, valid_weights
 from .criteria import free_parameters, one_of_each
@@ -134,6 +134,7 @@ def model(latent: int, *, missing: Missing = "frames") -> elbo.Model:
     return elbo.Model(joint, elbo.exact(joint, elbo.gaussian_chain(latent)), Usable(missing))
 
 
+@anywhere
 def init(
     key: jax.Array, ys: Any, latent: int, *, missing: Missing = "frames", weights: jax.Array | None = None
 ) -> elbo.Params:

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 
 import elbo
+from elbo.extend import anywhere
 
 from ._chunks import sum_rows
 from ._scales import scales, valid_weights
@@ -64,6 +65,7 @@ def model(components: int) -> elbo.Model:
     return elbo.Model(log_joint, elbo.exact(log_joint, elbo.categorical(components)))
 
 
+@anywhere
 def init(
     key: jax.Array,
     ys: jax.Array,

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 
 import elbo
+from elbo.extend import anywhere
 
 from . import factor_analysis
 from .factor_analysis import Theta
@@ -22,6 +23,7 @@ def model(latent: int) -> elbo.Model:
     return factor_analysis.model(latent)
 
 
+@anywhere
 def init(key: jax.Array, ys: jax.Array, latent: int) -> elbo.Params:
     """Small random loadings, see `factor_analysis.init`.
 

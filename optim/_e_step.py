@@ -10,6 +10,7 @@ from elbo import Automatic, Estimator, Model, Params
 from elbo.extend import (
     ChunkSize,
     PyTree,
+    anywhere,
     axes_of,
     batch_length,
     expect_with_entropy,
@@ -55,6 +56,7 @@ def exact_e_step(model: Model, params: Params) -> PyTree:
     return step(params.theta, params.psi)
 
 
+@anywhere
 def expected_statistics(
     model: Model,
     params: Params,

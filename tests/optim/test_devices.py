@@ -1,4 +1,4 @@
-"""Rules and statistics inside of a jax.shard_map: each device has its own data, and the sums are those of the union."""
+"""Data spread over devices: on a mesh whose axes are the compiler's or explicit, and inside of a jax.shard_map."""
 
 import os
 import subprocess
@@ -75,11 +75,20 @@ for module, (ys, size, names) in TABLE.items():
 """
 
 
-@pytest.mark.slow
-def test_four_devices_make_of_their_parts_what_one_makes_of_the_whole():
-    flags = "--xla_force_host_platform_device_count=4 " + os.environ["XLA_FLAGS"]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags}
+def run(devices: int, *program: str, **environment: str) -> None:
+    flags = f"--xla_force_host_platform_device_count={devices} " + os.environ["XLA_FLAGS"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags, **environment}
     done = subprocess.run(
-        [sys.executable, "-c", PROGRAM], timeout=600, capture_output=True, text=True, env=environment, cwd=ROOT
+        [sys.executable, *program], timeout=600, capture_output=True, text=True, env=environment, cwd=ROOT
     )
     assert done.returncode == 0, done.stderr[-3000:]
+
+
+@pytest.mark.slow
+def test_four_devices_make_of_their_parts_what_one_makes_of_the_whole():
+    run(4, "-c", PROGRAM)
+
+
+@pytest.mark.slow
+def test_data_on_a_mesh_give_the_same_numbers_and_stay_where_they_are():
+    run(8, "-m", "tests.optim.on_meshes", JAX_ENABLE_X64="1")
