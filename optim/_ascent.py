@@ -11,7 +11,7 @@ from elbo import Estimator, Model, Params
 from elbo.extend import ChunkSize, PyTree, axes_of, batch_length, bound, is_family, varying, widened
 from elbo.numerics import IMPOSSIBLE, all_finite
 
-from ._chunks import sum_over_chunks
+from ._chunks import Sums, sum_over_chunks
 from ._data import check_weights, split
 from ._finite import finite_or, select
 from ._impossible import is_hidden
@@ -52,6 +52,18 @@ class Ascent(NamedTuple):
         return self if total is None else self._replace(total=total)
 
 
+class Measured(NamedTuple):
+    """The objective and its gradient on data; those of parts add up (see `passes.add`).
+
+    Attributes:
+      sums: Σ w of the gradient in what moves, of L and of the weight; how many data were dropped.
+      whole: False where a sampled q draws what is impossible, so that the bound is −∞; a bool.
+    """
+
+    sums: Sums
+    whole: jax.Array
+
+
 def ascend(
     ascent: Ascent,
     assemble: Callable[[PyTree, PyTree], Params],
@@ -82,29 +94,66 @@ def ascend(
       The new whole and state, and the `Info` of the parameters given. If the gradient or the optimiser's step is not
       finite nothing moves; `_witnesses` says what of the step is checked.
     """
-    here = assemble(whole, whole)
-    weights = check_weights(weights, batch_length(ys), here)
-    keys, axes = split(key, weights.shape[0]), axes_of(here, state, ys, weights, key)
-    whole, state = varying((whole, state), axes)
-    here, moving = assemble(whole, whole), part(whole, chosen)
-
-    def params_of(moving, at=None):
-        end = join(moving, whole)
-        return varying(widened(assemble(end, end if at is None else join(at, whole))), axes)
-
-    def bounds(params, ys, keys):
-        return jax.vmap(lambda y, k: bound(ascent.model, params, y, k, ascent.estimator))(ys, keys)
+    weights = check_weights(weights, batch_length(ys), assemble(whole, whole))
+    keys, axes = split(key, weights.shape[0]), axes_of(assemble(whole, whole), state, ys, weights, key)
+    measured = measure(ascent, assemble, whole, chosen, ys, weights, key)
+    params_of = _assembled(assemble, whole, axes)
 
     def values(moving, ys, keys):
         # the posterior is held here, too: its share of the slope is 0, and dear
-        return bounds(params_of(moving, jax.lax.stop_gradient(moving)), ys, keys), lambda weights: ()
+        return _bounds(ascent, params_of(moving, jax.lax.stop_gradient(moving)), ys, keys), lambda weights: ()
+
+    def trial(moving):
+        return sum_over_chunks(ascent.model, values, params_of(moving), moving, ys, weights, keys, ascent.chunk_size)
+
+    return climb(ascent, assemble, whole, chosen, state, measured, trial)
+
+
+def measure(
+    ascent: Ascent,
+    assemble: Callable[[PyTree, PyTree], Params],
+    whole: PyTree,
+    chosen: PyTree,
+    ys: PyTree,
+    weights: jax.Array | None,
+    key: jax.Array | None,
+) -> Measured:
+    """The objective on data and its gradient in the chosen leaves of `whole`; the arguments are those of `ascend`."""
+    here = assemble(whole, whole)
+    weights = check_weights(weights, batch_length(ys), here)
+    keys, axes = split(key, weights.shape[0]), axes_of(here, ys, weights, key)
+    whole = varying(whole, axes)
+    here, moving, params_of = assemble(whole, whole), part(whole, chosen), _assembled(assemble, whole, axes)
 
     def slopes(at, ys, keys):
-        out, pull = jax.vjp(lambda moving: bounds(params_of(moving, at), ys, keys), at)
+        out, pull = jax.vjp(lambda moving: _bounds(ascent, params_of(moving, at), ys, keys), at)
         return out, lambda weights: pull(weights.astype(out.dtype))[0]
 
-    def add_up(linear, moving):
-        return sum_over_chunks(ascent.model, linear, params_of(moving), moving, ys, weights, keys, ascent.chunk_size)
+    sums = sum_over_chunks(ascent.model, slopes, params_of(moving), moving, ys, weights, keys, ascent.chunk_size)
+    data = ys, weights, keys
+    return Measured(sums, ~is_hidden(ascent.model, ascent.estimator, here, *data, sums.dropped, ascent.chunk_size))
+
+
+def climb(
+    ascent: Ascent,
+    assemble: Callable[[PyTree, PyTree], Params],
+    whole: PyTree,
+    chosen: PyTree,
+    state: PyTree,
+    measured: Measured,
+    trial: Callable[[PyTree], Sums],
+) -> tuple[PyTree, PyTree, Info]:
+    """The step that the measured gradient allows; see `ascend`.
+
+    Args:
+      ascent, assemble, whole, chosen, state: those of `ascend`.
+      measured: on all data.
+      trial: the sums at other values of what moves, for line searches.
+    """
+    sums = measured.sums
+    axes = axes_of(assemble(whole, whole), state, measured)
+    whole, state = varying((whole, state), axes)
+    here, moving, params_of = assemble(whole, whole), part(whole, chosen), _assembled(assemble, whole, axes)
 
     def size(sums):
         return jnp.where(sums.weight > 0, sums.weight, 1) if ascent.total is None else ascent.total
@@ -112,7 +161,6 @@ def ascend(
     def penalty(moving):
         return log_prior(params_of(moving).theta, ascent.prior)
 
-    sums = add_up(slopes, moving)
     gradient = sums.values
     value, extra, finite = sums.bound, 0.0, sums.finite
     if ascent.prior is not None:
@@ -131,9 +179,9 @@ def ascend(
 
         def loss(seen):
             there = end(seen)
-            trial = add_up(values, there)
+            tried = trial(there)
             # a mean over fewer data is none to compare with
-            return jnp.where(trial.weight < sums.weight, jnp.inf, -(trial.bound + penalty(there)) / size(trial))
+            return jnp.where(tried.weight < sums.weight, jnp.inf, -(tried.bound + penalty(there)) / size(tried))
 
         seen, value_now = _visible(moving), value * scale
         updates, state = optimizer.update(downhill, state, seen, value=value_now, grad=downhill, value_fn=loss)
@@ -152,11 +200,7 @@ def ascend(
     else:
         moved, finite = moving, jnp.array(True)
     per_datum = jnp.where(sums.weight > 0, sums.bound / jnp.where(sums.weight > 0, sums.weight, 1), jnp.nan)
-    hidden = is_hidden(
-        *(ascent.model, ascent.estimator, here, ys, weights, keys),
-        *(sums.dropped, ascent.chunk_size),
-    )
-    per_datum = jnp.where(hidden, -jnp.inf, per_datum)
+    per_datum = jnp.where(measured.whole, per_datum, -jnp.inf)
     info = Info(
         elbo=per_datum,
         objective=per_datum + extra / size(sums),
@@ -168,6 +212,21 @@ def ascend(
         weight=sums.weight,
     )
     return join(moved, whole), state, info
+
+
+def _assembled(assemble: Callable[[PyTree, PyTree], Params], whole: PyTree, axes: frozenset) -> Callable[..., Params]:
+    """`params_of(moving, at)`: the parameters, their exact E step taken at `at` (by default where they are)."""
+
+    def params_of(moving, at=None):
+        end = join(moving, whole)
+        return varying(widened(assemble(end, end if at is None else join(at, whole))), axes)
+
+    return params_of
+
+
+def _bounds(ascent: Ascent, params: Params, ys: PyTree, keys: jax.Array | None) -> jax.Array:
+    """L of each datum, [N]."""
+    return jax.vmap(lambda y, k: bound(ascent.model, params, y, k, ascent.estimator))(ys, keys)
 
 
 def _visible(moving: PyTree) -> PyTree:
