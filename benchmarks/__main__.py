@@ -27,7 +27,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     run.add_argument("--rounds", type=int, default=7, help="turns of each program (%(default)s)")
 
+    large = commands.add_parser("large", help="online EM over ten million points, and EM over 4 GiB within 1 GiB")
+    large.add_argument("--points", type=int, default=10_000_000, help="for online EM (%(default)s)")
+    large.add_argument("--gigabytes", type=float, default=4.0, help="of data in a file (%(default)s)")
+
     options = parser.parse_args(argv)
+    if options.command == "large":
+        from .large import main as try_large
+
+        try_large(options.points, options.gigabytes)
+        return 0
     if options.command == "demo":
         from .demo import main as show
 

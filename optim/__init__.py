@@ -9,15 +9,19 @@ from ._fit import fit
 from ._m_step import maximize
 from ._rule import Info, Rule, Update
 from ._run import Reason, Result, best, run
+from ._source import Batch, Batches, StreamError, sample
 from ._vae import vae_step
 from ._vem import vem_step
 
 __all__ = [
+    "Batch",
+    "Batches",
     "Info",
     "Reason",
     "Result",
     "Rule",
     "Statistics",
+    "StreamError",
     "Update",
     "best",
     "chain",
@@ -31,6 +35,7 @@ __all__ = [
     "repeat",
     "restrict",
     "run",
+    "sample",
     "vae_step",
     "vem_step",
 ]

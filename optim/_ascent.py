@@ -52,16 +52,20 @@ class Ascent(NamedTuple):
         return self if total is None else self._replace(total=total)
 
 
+Problem = tuple["Ascent", Callable[[PyTree, PyTree], Params], PyTree, PyTree]
+"""The first arguments of `ascend`, `measure` and `climb`."""
+
+
 class Measured(NamedTuple):
     """The objective and its gradient on data; those of parts add up (see `passes.add`).
 
     Attributes:
       sums: Σ w of the gradient in what moves, of L and of the weight; how many data were dropped.
-      whole: False where a sampled q draws what is impossible, so that the bound is −∞; a bool.
+      possible: False where a sampled q draws what is impossible, so that the bound is −∞; a bool.
     """
 
     sums: Sums
-    whole: jax.Array
+    possible: jax.Array
 
 
 def ascend(
@@ -96,7 +100,7 @@ def ascend(
     """
     weights = check_weights(weights, batch_length(ys), assemble(whole, whole))
     keys, axes = split(key, weights.shape[0]), axes_of(assemble(whole, whole), state, ys, weights, key)
-    measured = measure(ascent, assemble, whole, chosen, ys, weights, key)
+    measured = _measure(ascent, assemble, whole, chosen, ys, weights, key)
     params_of = _assembled(assemble, whole, axes)
 
     def values(moving, ys, keys):
@@ -118,7 +122,17 @@ def measure(
     weights: jax.Array | None,
     key: jax.Array | None,
 ) -> Measured:
-    """The objective on data and its gradient in the chosen leaves of `whole`; the arguments are those of `ascend`."""
+    """The objective on a part of the data and its gradient in the chosen leaves of `whole`, so that parts add up.
+
+    The arguments are those of `ascend`. The sums of a part without feasible data are 0.
+    """
+    sums, possible = _measure(ascent, assemble, whole, chosen, ys, weights, key)
+    some = sums.weight > 0
+    values = jax.tree.map(lambda a: jnp.where(some, a, 0), sums.values)
+    return Measured(sums._replace(values=values, finite=sums.finite | ~some), possible)
+
+
+def _measure(ascent, assemble, whole, chosen, ys, weights, key) -> Measured:
     here = assemble(whole, whole)
     weights = check_weights(weights, batch_length(ys), here)
     keys, axes = split(key, weights.shape[0]), axes_of(here, ys, weights, key)
@@ -200,7 +214,7 @@ def climb(
     else:
         moved, finite = moving, jnp.array(True)
     per_datum = jnp.where(sums.weight > 0, sums.bound / jnp.where(sums.weight > 0, sums.weight, 1), jnp.nan)
-    per_datum = jnp.where(measured.whole, per_datum, -jnp.inf)
+    per_datum = jnp.where(measured.possible, per_datum, -jnp.inf)
     info = Info(
         elbo=per_datum,
         objective=per_datum + extra / size(sums),

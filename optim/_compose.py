@@ -1,6 +1,7 @@
 """Rules made of rules: one after the other, many times, on part of the parameters, on small batches."""
 
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import jax
@@ -53,6 +54,15 @@ class _Chain:
             infos.append(info)
         return params, tuple(new_state), merge(infos)
 
+    def stream(self, key, params, state, source):
+        keys = [None] * len(self.rules) if key is None else list(jax.random.split(key, len(self.rules)))
+        new_state, infos = [], []
+        for rule, k, s in zip(self.rules, keys, state, strict=True):
+            params, s, info = streaming(rule)(k, params, s, source)
+            new_state.append(s)
+            infos.append(info)
+        return params, tuple(new_state), merge(infos)
+
     def rebuild(self, **options) -> Rule | None:
         new = [rebuilt(rule, **options) for rule in self.rules]
         if all(rule is None for rule in new):
@@ -97,9 +107,26 @@ class _Repeat:
         (params, state), infos = jax.lax.scan(step, start, split(key, self.times), length=self.times)
         return params, state, worst(infos, jax.tree.map(lambda a: a[-1], infos))
 
+    def stream(self, key, params, state, source):
+        infos = []
+        for k in [None] * self.times if key is None else jax.random.split(key, self.times):
+            params, state, info = streaming(self.rule)(k, params, state, source)
+            infos.append(info)
+        return params, state, merge(infos)
+
     def rebuild(self, **options) -> Rule | None:
         new = rebuilt(self.rule, **options)
         return None if new is None else repeat(new, self.times)
+
+
+def streaming(rule: Rule) -> Any:
+    """How a rule takes its data from a stream; raises where it cannot."""
+    if rule.stream is None:
+        raise TypeError(
+            f"rule: {rule!r} takes no stream, only data in memory. Those made by em_step, eg_step, vem_step, vae_step "
+            "and of these by chain, repeat, restrict, damp and minibatches do"
+        )
+    return rule.stream
 
 
 def worst(infos: Info, last: Info) -> Info:
@@ -252,11 +279,33 @@ class _Minibatches:
             )
         return params, state, info
 
+    def stream(self, key, params, state, source):
+        if key is None:
+            raise ValueError(
+                "key: got None, but minibatches() draws the order of the data; pass key=jax.random.key(seed)"
+            )
+        order_key, step_key = jax.random.split(key)
+        total = source.weight()
+        infos, shares = [], []
+        drawn = source.minibatches(order_key, self.size)
+        for k, (ys, weights, share) in zip(jax.random.split(step_key, drawn.length), drawn.parts, strict=True):
+            params, state, info = _update(self.rule, k, params, state, ys, weights / share, total)
+            infos.append(info)
+            shares.append(share)
+        return params, state, pooled(jax.tree.map(lambda *a: jnp.stack(a), *infos), jnp.asarray(shares))
+
     def rebuild(self, *, where=(), rate=None, total=None) -> Rule | None:
         inner = rebuilt(self.rule, where=where, rate=rate) if where or rate is not None else self.rule
         return (
             None if inner is None else rule_of(replace(self, rule=inner, total=self.total if total is None else total))
         )
+
+
+@partial(jax.jit, static_argnums=0)
+def _update(rule, key, params, state, ys, weights, total) -> tuple:
+    """The update by a batch that stands for data of this total weight."""
+    rule = rebuilt(rule, total=total) or rule
+    return rule.update(key, params, state, ys, weights=weights)
 
 
 def pooled(infos: Info, shares: jax.Array) -> Info:

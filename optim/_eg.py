@@ -8,9 +8,10 @@ from elbo import Estimator, Model, Params
 from elbo.extend import ChunkSize, PyTree, value
 
 from ._arguments import require_model, require_optimizer, require_params
-from ._ascent import Ascent, ascend
+from ._ascent import Ascent, Measured, Problem, ascend, climb, measure
 from ._e_step import exact_e_step
 from ._moving import moves
+from ._passes import no_trial, once
 from ._rule import Rule, rule_of
 
 
@@ -57,16 +58,28 @@ class _EG:
 
     def update(self, key, params, state, ys, *, weights=None):
         require_params(params)
+        theta, state, info = ascend(*self._problem(params), state, ys, weights, key)
+        return self._followed(params, theta), state, info
 
-        def e_step(theta):
-            return exact_e_step(self.ascent.model, Params(theta, params.psi))
+    def measure(self, key, params, state, ys, weights) -> Measured:
+        return measure(*self._problem(params), ys, weights, key)
 
+    def advance(self, params, state, measured):
+        theta, state, info = climb(*self._problem(params), state, measured, no_trial)
+        return self._followed(params, theta), state, info
+
+    def stream(self, key, params, state, source):
+        return once(self, key, params, state, source)
+
+    def _problem(self, params: Params) -> Problem:
         def assemble(theta, at):
-            return Params(theta, e_step(at))
+            return Params(theta, exact_e_step(self.ascent.model, Params(at, params.psi)))
 
-        chosen = moves(params, self.where).theta
-        theta, state, info = ascend(self.ascent, assemble, params.theta, chosen, state, ys, weights, key)
-        return Params(theta, None if params.psi is None else e_step(theta)), state, info
+        return self.ascent, assemble, params.theta, moves(params, self.where).theta
+
+    def _followed(self, params: Params, theta: PyTree) -> Params:
+        """The posterior follows theta."""
+        return Params(theta, None if params.psi is None else exact_e_step(self.ascent.model, Params(theta, params.psi)))
 
     def rebuild(self, *, where=(), rate=None, total=None):
         if rate is not None:

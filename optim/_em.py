@@ -7,8 +7,9 @@ from elbo import Estimator, Model, Params
 from elbo.extend import ChunkSize, PyTree, value
 
 from ._arguments import require_model, require_params
-from ._e_step import exact_e_step, expected_statistics
+from ._e_step import Statistics, exact_e_step, expected_statistics
 from ._m_step import MStep
+from ._passes import once
 from ._rule import Rule, rule_of
 
 
@@ -59,15 +60,26 @@ class _EM:
         exact_e_step(self.model, params)
         return self.m_step.init(params)
 
-    def update(self, key, params, state, ys, *, weights=None):
-        require_params(params)
-        tied = Params(params.theta, exact_e_step(self.model, params))
+    def measure(self, key, params, state, ys, weights) -> Statistics:
         options: Any = dict(estimator=self.estimator, chunk_size=self.chunk_size, moving=self.m_step.moving(params))
-        statistics = expected_statistics(self.model, tied, ys, weights=weights, key=key, **options)
-        theta, state, info = self.m_step.update(tied, statistics, state)
+        return expected_statistics(self.model, self._tied(params), ys, weights=weights, key=key, **options)
+
+    def advance(self, params, state, measured):
+        tied = self._tied(params)
+        theta, state, info = self.m_step.update(tied, measured, state)
         # the next E step is a copy, so it is taken at once: what is returned is a model with its own posterior
         psi = None if params.psi is None else exact_e_step(self.model, Params(theta, tied.psi))
         return Params(theta, psi), state, info
+
+    def update(self, key, params, state, ys, *, weights=None):
+        require_params(params)
+        return self.advance(params, state, self.measure(key, params, state, ys, weights))
+
+    def stream(self, key, params, state, source):
+        return once(self, key, params, state, source)
+
+    def _tied(self, params: Params) -> Params:
+        return Params(params.theta, exact_e_step(self.model, params))
 
     def rebuild(self, *, where=(), rate=None, total=None):
         if not where and rate is None:

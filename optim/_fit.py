@@ -14,8 +14,10 @@ from elbo import Params
 from elbo.extend import PyTree, batch_length
 
 from ._arguments import require_count, require_params, require_rule, require_tolerance
+from ._fit_stream import fit_stream
 from ._rule import Info, Rule
 from ._run import Reason, Result, Seen, loop, update_of
+from ._source import is_stream
 
 
 def fit(
@@ -41,7 +43,10 @@ def fit(
     Args:
       rule: any rule; the program is compiled once for each rule and shape.
       params: where to start; the caller's arrays stay valid.
-      ys: pytree of data with a leading axis N.
+      ys: pytree of data with a leading axis N; or a stream, which is read anew in every step: `Batches(arrays, size)`,
+        a function that returns an iterator over batches, or a loader. A batch is a pytree of arrays with a leading
+        axis, or a `Batch(ys, weights)`. The steps are those on all data, in the memory of two batches; of
+        `minibatches(rule, size)` one step is a pass. The result has no `final`, which would take one more pass.
       key: for rules that sample.
       steps: at most how many.
       tolerance: stop when |change of the objective per datum| <= tolerance · max(1, |objective|), in nats; None: never.
@@ -52,6 +57,9 @@ def fit(
       progress: whether to draw a progress bar (needs rich).
       callback: `callback(step, params, info)` with the `Info` of the last step; return True to stop.
 
+    Raises:
+      StreamError: a stream fails, or its batches do not go together; its `result` is what there was before.
+
     >>> import jax.numpy as jnp
     >>> import elbo
     >>> from elbo import optim
@@ -61,15 +69,25 @@ def fit(
     >>> result = optim.fit(optim.em_step(mixture.model(2)), params, ys, tolerance=1e-6, progress=False)
     >>> result.reason.name, sorted(result.params.theta.components.mean[:, 0].tolist())
     ('CONVERGED', [0.05, 5.05])
+    >>> stream = optim.Batches(np.asarray(ys), 3)
+    >>> same = optim.fit(optim.em_step(mixture.model(2)), params, stream, tolerance=1e-6, progress=False)
+    >>> same.steps == result.steps
+    True
     """
     require_count("every", every)
     require_count("steps", steps, 0)
     require_tolerance(tolerance)
     require_rule("rule", rule)
     require_params(params)
-    batch_length(ys)
+    if not is_stream(ys):
+        batch_length(ys)
+    elif weights is not None:
+        raise ValueError("weights: got some beside a stream, expected them in its batches: optim.Batch(ys, weights)")
     params = jax.tree.map(jnp.asarray, params)
     state = rule.init(params) if state is None else state
+    if is_stream(ys):
+        with _bar(steps, progress) as show:
+            return fit_stream(rule, params, ys, key, steps, tolerance, state, first, show, callback)
     history: list[Info] = []
     # Ctrl-C may come between any two lines, so that all that is known of the blocks done is set at once; and a block
     # does not reuse the memory of what it is given, which would be lost if Ctrl-C came before its result
@@ -126,22 +144,29 @@ def _block(rule, params, state, ys, key, weights, tolerance, first, limit, seen,
 
 
 @contextlib.contextmanager
-def _bar(steps: int, progress: bool) -> Iterator[Callable[[int, Info], None]]:
+def _bar(steps: int, progress: bool) -> Iterator[Callable[..., None]]:
     """Shows a progress bar on standard error while inside; gives a function to move it."""
     if not progress:
-        yield lambda step, info: None
+        yield lambda step, info, rate=None: None
         return
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
 
     text = TextColumn("{task.fields[objective]:.6g} nats a datum{task.fields[trouble]}")
-    columns = (TextColumn("fit"), BarColumn(), MofNCompleteColumn(), text, TimeElapsedColumn())
+    columns = (TextColumn("fit"), BarColumn(), MofNCompleteColumn(), text, TimeElapsedColumn(), TimeRemainingColumn())
     with Progress(*columns, console=Console(stderr=True), transient=False) as bar:
         task = bar.add_task("fit", total=steps, objective=float("nan"), trouble="")
 
-        def show(step: int, info: Info) -> None:
+        def show(step: int, info: Info, rate: float | None = None) -> None:
             trouble = [*_trouble(info), *([] if info.finite else ["update rejected: not finite"])]
-            said = "".join(f", {t}" for t in trouble)
+            said = "".join(f", {t}" for t in [*([] if rate is None else [f"{rate:,.0f} data/s"]), *trouble])
             bar.update(task, completed=step, objective=float(info.objective), trouble=said)
 
         yield show

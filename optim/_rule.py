@@ -89,12 +89,14 @@ class Rebuild(Protocol):
 class Rule(NamedTuple):
     """An update rule: a pair of pure functions, `init(params) -> state` and `update` (see `Update`), jit-compiled.
 
-    A rule of your own is `Rule(init, update)`. One that can be made again with other options has a `rebuild` too.
+    A rule of your own is `Rule(init, update)`. One that can be made again with other options has a `rebuild` too; one
+    that can take its data from a stream has `stream(key, params, state, source)`, which returns what `update` does.
     """
 
     init: Callable[[Params], PyTree]
     update: Update
     rebuild: Rebuild | None = None
+    stream: Callable[..., tuple[Params, PyTree, Info]] | None = None
 
     def __repr__(self) -> str:
         if isinstance(self.init, Method):
@@ -105,7 +107,8 @@ class Rule(NamedTuple):
 def rule_of(step: Any) -> Rule:
     """The rule made of the methods `init`, `update` and `rebuild` of a value; rules of equal values are equal."""
     init, update, rebuild = (Method(step, name) for name in ("init", "update", "rebuild"))
-    return Rule(init, Compiled(_Placed(update)), rebuild)
+    stream = Method(step, "stream") if hasattr(step, "stream") else None
+    return Rule(init, Compiled(_Placed(update)), rebuild, stream)
 
 
 @value

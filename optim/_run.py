@@ -151,6 +151,21 @@ class Seen(NamedTuple):
     rejections: jax.Array | int = 0
 
 
+def judge(info: Info, seen: Seen, tolerance: float | jax.Array | None) -> tuple[Seen, jax.Array]:
+    """What to remember of a step, and whether a run ends with it: MAX_STEPS where it may go on."""
+    objective = jnp.asarray(info.objective)
+    allowed = jnp.asarray(-1.0 if tolerance is None else tolerance, objective.dtype)
+    # steps may go to and fro by rounding for ever
+    allowed = jnp.where(allowed > 0, jnp.maximum(allowed, 32 * jnp.finfo(objective.dtype).eps), allowed)
+    rejections = jnp.where(info.finite & jnp.isfinite(objective), 0, seen.rejections + 1).astype(jnp.int32)
+    small = jnp.abs(objective - seen.objective) <= allowed * jnp.maximum(1, jnp.abs(objective))
+    # a mean over other data is none to compare with
+    same = small & info.finite & (info.dropped == seen.dropped)
+    reason = jnp.where(same, Reason.CONVERGED, Reason.MAX_STEPS)
+    reason = jnp.where(rejections >= REJECTIONS, Reason.NONFINITE, reason)
+    return Seen(info.objective, info.dropped, rejections), reason.astype(jnp.int32)
+
+
 def loop(update, params, state, ys, key, weights, tolerance, first, limit, seen: Seen, size: int) -> tuple:
     """What `run` and `fit` have in common: at most `limit` steps, a while loop with a history of `size` entries.
 
@@ -166,17 +181,11 @@ def loop(update, params, state, ys, key, weights, tolerance, first, limit, seen:
         return more if tolerance is None else more & (carry[-1] == Reason.MAX_STEPS)
 
     def advance(carry):
-        i, seen, params, state, history, reason = carry
+        i, seen, params, state, history, _ = carry
         params, state, info = one(i, params, state)
         history = jax.tree.map(lambda h, a: h.at[i].set(a), history, info)
-        rejections = jnp.where(info.finite & jnp.isfinite(info.objective), 0, seen.rejections + 1)
-        change = jnp.abs(info.objective - seen.objective)
-        small = change <= allowed * jnp.maximum(1, jnp.abs(info.objective))
-        # a mean over other data is none to compare with
-        reason = jnp.where(small & info.finite & (info.dropped == seen.dropped), Reason.CONVERGED, reason)
-        reason = jnp.where(rejections >= REJECTIONS, Reason.NONFINITE, reason)
-        seen = Seen(info.objective, info.dropped, rejections)
-        return varying((i + 1, seen, params, state, history, reason.astype(jnp.int32)), axes)
+        seen, reason = judge(info, seen, tolerance)
+        return varying((i + 1, seen, params, state, history, reason), axes)
 
     axes = axes_of(params, state, ys, key, weights, first)
     blank = jax.eval_shape(one, jnp.zeros((), jnp.int32), params, state)[2]
@@ -184,9 +193,6 @@ def loop(update, params, state, ys, key, weights, tolerance, first, limit, seen:
     # −∞ and no NaN, which jax_debug_nans would take for a fault; neither can be mistaken for a measurement
     history = history._replace(**{f: jnp.full_like(getattr(history, f), -jnp.inf) for f in ("elbo", "objective")})
     kinds = (blank.objective.dtype, blank.dropped.dtype, jnp.int32)
-    allowed = jnp.asarray(-1.0 if tolerance is None else tolerance, kinds[0])
-    # steps may go to and fro by rounding for ever
-    allowed = jnp.where(allowed > 0, jnp.maximum(allowed, 32 * jnp.finfo(kinds[0]).eps), allowed)
     seen = Seen(*(jnp.asarray(a, kind) for a, kind in zip(seen, kinds, strict=True)))
     zero = jnp.zeros((), jnp.int32)
     start = varying((zero, seen, params, state, history, zero + Reason.MAX_STEPS), axes)

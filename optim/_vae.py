@@ -8,8 +8,9 @@ from elbo import Estimator, Model, Params
 from elbo.extend import ChunkSize, PyTree, value
 
 from ._arguments import require_model, require_optimizer, require_params
-from ._ascent import Ascent, ascend
+from ._ascent import Ascent, Measured, Problem, ascend, climb, measure
 from ._moving import moves
+from ._passes import no_trial, once
 from ._rule import Rule, rule_of
 
 
@@ -55,8 +56,19 @@ class _VAE:
 
     def update(self, key, params, state, ys, *, weights=None):
         require_params(params)
-        chosen = moves(params, self.where)
-        return ascend(self.ascent, lambda params, at: params, params, chosen, state, ys, weights, key)
+        return ascend(*self._problem(params), state, ys, weights, key)
+
+    def measure(self, key, params, state, ys, weights) -> Measured:
+        return measure(*self._problem(params), ys, weights, key)
+
+    def advance(self, params, state, measured):
+        return climb(*self._problem(params), state, measured, no_trial)
+
+    def stream(self, key, params, state, source):
+        return once(self, key, params, state, source)
+
+    def _problem(self, params: Params) -> Problem:
+        return self.ascent, lambda params, at: params, params, moves(params, self.where)
 
     def rebuild(self, *, where=(), rate=None, total=None):
         if rate is not None:

@@ -9,10 +9,11 @@ from elbo import Estimator, Model, Params
 from elbo.extend import ChunkSize, PyTree, value
 
 from ._arguments import require_model, require_optimizer, require_params
-from ._ascent import Ascent, ascend
-from ._e_step import expected_statistics
+from ._ascent import Ascent, Measured, Problem, ascend, climb, measure
+from ._e_step import Statistics, expected_statistics
 from ._m_step import MStep
 from ._moving import moves
+from ._passes import no_trial, once
 from ._rule import Rule, rule_of
 
 
@@ -65,20 +66,49 @@ class _VEM:
 
     def update(self, key, params, state, ys, *, weights=None):
         require_params(params)
-        ascent, chosen = self.ascent, moves(params, self.where).psi
-        families = self.m_step.moving(params)
         e_key, m_key = (None, None) if key is None else jax.random.split(key)
-        e_state, m_state = state
+        psi, e_state, moved = ascend(*self._problem(params), state[0], ys, weights, e_key)
+        params, state = Params(params.theta, psi), (e_state, state[1])
+        closed = _MStep(self)
+        params, state, info = closed.advance(params, state, closed.measure(m_key, params, state, ys, weights))
+        return params, state, info._replace(finite=info.finite & moved.finite)
 
+    def measure(self, key, params, state, ys, weights) -> Measured:
+        return measure(*self._problem(params), ys, weights, key)
+
+    def advance(self, params, state, measured):
+        psi, e_state, info = climb(*self._problem(params), state[0], measured, no_trial)
+        return Params(params.theta, psi), (e_state, state[1]), info
+
+    def stream(self, key, params, state, source):
+        e_key, m_key = (None, None) if key is None else jax.random.split(key)
+        params, state, moved = once(self, e_key, params, state, source)
+        params, state, info = once(_MStep(self), m_key, params, state, source)
+        return params, state, info._replace(finite=info.finite & moved.finite)
+
+    def _problem(self, params: Params) -> Problem:
         def assemble(psi, at):
             return Params(params.theta, psi)
 
-        psi, e_state, moved = ascend(ascent, assemble, params.psi, chosen, e_state, ys, weights, e_key)
-        options: Any = dict(estimator=ascent.estimator, chunk_size=ascent.chunk_size, moving=families)
-        statistics = expected_statistics(ascent.model, assemble(psi, psi), ys, weights=weights, key=m_key, **options)
-        new, m_state, info = self.m_step.update(params, statistics, m_state)
-        return Params(new, psi), (e_state, m_state), info._replace(finite=info.finite & moved.finite)
+        return self.ascent, assemble, params.psi, moves(params, self.where).psi
 
     def rebuild(self, *, where=(), rate=None, total=None):
         m_step = self.m_step.rebuild(where, rate)
         return rule_of(_VEM(self.ascent.with_total(total), m_step, (*self.where, *where)))
+
+
+@value
+class _MStep:
+    """The second pass, at the new q."""
+
+    step: _VEM
+
+    def measure(self, key, params, state, ys, weights) -> Statistics:
+        ascent = self.step.ascent
+        families = self.step.m_step.moving(params)
+        options: Any = dict(estimator=ascent.estimator, chunk_size=ascent.chunk_size, moving=families)
+        return expected_statistics(ascent.model, params, ys, weights=weights, key=key, **options)
+
+    def advance(self, params, state, measured):
+        theta, m_state, info = self.step.m_step.update(params, measured, state[1])
+        return Params(theta, params.psi), (state[0], m_state), info
