@@ -1,4 +1,4 @@
-"""How a function depends on its argument, read off its jaxpr: affine, quadratic, or neither."""
+"""How a function depends on its argument, read off its jaxpr: affine, quadratic, separable, or none of these."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -14,39 +14,31 @@ KINDS = {1: "affine", 2: "quadratic", None: "neither affine nor quadratic"}
 
 # Only these operations keep a polynomial a polynomial, and have the derivative of their value. Whatever z reaches
 # through any other one counts as neither affine nor quadratic (the derivative of floor is zero, floor is not constant).
-_LINEAR = {
-    "add",
-    "add_any",
+_SAME_SHAPE = {"add", "sub", "neg", "add_any", "convert_element_type", "copy", "pvary", "reshard", "select_n"}
+_LINEAR = _SAME_SHAPE | {
     "broadcast_in_dim",
     "concatenate",
-    "convert_element_type",
-    "copy",
     "cumsum",
     "dynamic_slice",
     "dynamic_update_slice",
     "expand_dims",
     "gather",
     "name",
-    "neg",
     "optimization_barrier",
     "pad",
     "psum",
     "psum_invariant",
-    "pvary",
     "reduce_sum",
     "reshape",
-    "reshard",
     "rev",
     "scatter",
     "scatter-add",
     "scatter-sub",
-    "select_n",
     "sharding_constraint",
     "slice",
     "split",
     "squeeze",
     "stack",
-    "sub",
     "transpose",
     "unstack",
 }
@@ -55,16 +47,22 @@ _RULES = {"custom_jvp_call", "custom_vjp_call"}
 CALLS = {"jit", "pjit", "closed_call", "checkpoint", "remat", "remat2", *_RULES}
 
 _HIGH = 3  # the order of anything that is not visibly of order 0, 1 or 2
+_FREE, _LOCAL, _SUM, _MIXED = range(4)
 
 
 class _Form(NamedTuple):
-    """How a value depends on z: its order, and what made the order _HIGH or the custom derivative rule that z meets."""
+    """How a value depends on z: its order, how it couples coordinates, and the custom derivative rule that z meets.
+
+    _LOCAL: an array of z's shape whose entry i depends on z_i alone; _SUM: every entry is a sum of functions of one
+    coordinate each; _MIXED: anything. `obstacle` names what made the order _HIGH, or the rule ("" for neither).
+    """
 
     order: int
+    coupling: int
     obstacle: str = ""
 
 
-_CONSTANT = _Form(0)
+_CONSTANT = _Form(0, _FREE)
 
 
 class Dependence(NamedTuple):
@@ -87,11 +85,7 @@ def dependence(f: Callable[[PyTree], PyTree], z: PyTree) -> Dependence:
     >>> dependence(lambda z: jnp.tanh(z).sum(), jnp.arange(3.0))
     Dependence(degree=None, obstacle='tanh')
     """
-    jaxpr = jax.make_jaxpr(f)(z).jaxpr
-    inputs = [_Form(1) if _is_real(v) else _other(f"{v.aval.dtype} z") for v in jaxpr.invars]
-    forms = _walk(jaxpr, inputs)
-    order = max((form.order for form in forms), default=0)
-    return Dependence(max(order, 1) if order < _HIGH else None, _obstacle(forms))
+    return _summary(_forms(f, z, None))
 
 
 def degree(f: Callable[[PyTree], PyTree], z: PyTree) -> int | None:
@@ -111,6 +105,17 @@ def degree(f: Callable[[PyTree], PyTree], z: PyTree) -> int | None:
     """
     found = dependence(f, z)
     return None if found.obstacle else found.degree
+
+
+def separable(f: Callable[[jax.Array], jax.Array], z: jax.Array) -> bool:
+    """Whether f is visibly a polynomial and a sum of functions of one coordinate of z each: its Hessian is diagonal.
+
+    Errs towards False only.
+
+    >>> separable(lambda z: -0.5 * jnp.sum(z**2), jnp.ones(3)), separable(lambda z: jnp.sum(z) ** 2, jnp.ones(3))
+    (True, False)
+    """
+    return all(form.coupling <= _SUM and not form.obstacle for form in _forms(f, z, jnp.shape(z)))
 
 
 def meets(f: Callable[[PyTree], PyTree], z: PyTree) -> set[str]:
@@ -148,15 +153,26 @@ def _bodies(parameter: Any) -> list[Any]:
     return [p for p in candidates if isinstance(getattr(p, "jaxpr", p), Jaxpr)]
 
 
+def _forms(f: Callable, z: PyTree, shape: tuple[int, ...] | None) -> list[_Form]:
+    jaxpr = jax.make_jaxpr(f)(z).jaxpr
+    start = _Form(1, _SUM if shape is None else _LOCAL)
+    return _walk(jaxpr, [start if _is_real(v) else _other(f"{v.aval.dtype} z") for v in jaxpr.invars], shape)
+
+
+def _summary(forms: list[_Form]) -> Dependence:
+    order = max((form.order for form in forms), default=0)
+    return Dependence(max(order, 1) if order < _HIGH else None, _obstacle(forms))
+
+
 def _other(obstacle: str) -> _Form:
-    return _Form(_HIGH, obstacle)
+    return _Form(_HIGH, _MIXED, obstacle)
 
 
 def _is_real(v: Any) -> bool:
     return jnp.issubdtype(getattr(v.aval, "dtype", jnp.int32), jnp.floating)
 
 
-def _walk(jaxpr: Any, inputs: Sequence[_Form]) -> list[_Form]:
+def _walk(jaxpr: Any, inputs: Sequence[_Form], shape: tuple[int, ...] | None) -> list[_Form]:
     """The forms of a jaxpr's outputs, given those of its inputs."""
     body: Jaxpr = getattr(jaxpr, "jaxpr", jaxpr)
     env = dict(zip(body.invars, inputs, strict=True))
@@ -167,50 +183,60 @@ def _walk(jaxpr: Any, inputs: Sequence[_Form]) -> list[_Form]:
     for eqn in body.eqns:
         operands = [read(v) for v in eqn.invars]
         if any(form.order for form in operands):
-            for v, form in zip(eqn.outvars, _apply(eqn, operands), strict=True):
+            for v, form in zip(eqn.outvars, _apply(eqn, operands, shape), strict=True):
                 env[v] = _other(form.obstacle or eqn.primitive.name) if form.order and not _is_real(v) else form
     return [read(v) for v in body.outvars]
 
 
-def _apply(eqn: Any, operands: list[_Form]) -> list[_Form]:
+def _apply(eqn: Any, operands: list[_Form], shape: tuple[int, ...] | None) -> list[_Form]:
     """The forms of an equation's outputs; at least one operand depends on z."""
     name, params, count = eqn.primitive.name, eqn.params, len(eqn.outvars)
     if params.get("name") == "on_support":  # that z is one that a distribution knows is checked, not a term
         operands = [_CONSTANT if v.aval.dtype == bool else f for v, f in zip(eqn.invars, operands, strict=True)]
     if name in CALLS:
         body = params["call_jaxpr"] if "call_jaxpr" in params else params["jaxpr"]
-        forms = _walk(body, operands)
+        forms = _walk(body, operands, shape)
         return [_ruled(form, body) for form in forms] if name in _RULES else forms
     if name == "custom_linear_solve":
-        return _solve(params, operands)
+        return _solve(params, operands, shape)
     if name == "cond":
         if operands[0].order:
             return [_other(operands[0].obstacle or "cond")] * count
-        return _join(*(_walk(branch, operands[1:]) for branch in params["branches"]))
+        return _join(*(_walk(branch, operands[1:], shape) for branch in params["branches"]))
     if name == "scan":
-        return _scan(eqn, operands)
+        return _scan(eqn, operands, shape)
     if name == "while":
-        return _while(params, operands)
-    return [_arithmetic(eqn, operands)] * count
+        return _while(params, operands, shape)
+    return [_arithmetic(eqn, operands, all(v.aval.shape == shape for v in eqn.outvars))] * count
 
 
-def _arithmetic(eqn: Any, operands: list[_Form]) -> _Form:
-    """The form of the outputs of one arithmetic operation."""
+def _arithmetic(eqn: Any, operands: list[_Form], same: bool) -> _Form:
+    """The form of the outputs of one arithmetic operation; same: whether they have z's shape."""
     name = eqn.primitive.name
     reads = [form for form in operands if form.order]
-    obstacle = _obstacle(reads)
-    scaled = name == "div" and not operands[1].order
+    coupling = max(form.coupling for form in reads)
+    scaled = (name in BILINEAR and len(reads) == 1) or (name == "div" and not operands[1].order)
     solved = name == "triangular_solve" and not operands[0].order
+    obstacle = _obstacle(reads)
     if name in _LINEAR or scaled or solved:
-        return _Form(max(form.order for form in reads), obstacle)
+        local = coupling == _LOCAL and same and (name in _SAME_SHAPE or name in ("mul", "div"))
+        return _Form(max(form.order for form in reads), coupling if local else max(coupling, _SUM), obstacle)
+    local = coupling == _LOCAL
     if name in BILINEAR:
         order = sum(form.order for form in reads)
-    else:
-        exponent = power(eqn)
-        if exponent is None:
-            return _other(obstacle or name)
-        order = exponent * operands[0].order
-    return _Form(order, obstacle) if order < _HIGH else _other(obstacle or name)
+        coupling = _MIXED
+        if local and name in ("mul", "dot_general"):
+            coupling = _LOCAL if name == "mul" else _SUM if _inner(eqn) else _MIXED
+        return _raised(order, coupling, name, obstacle)
+    exponent = power(eqn)
+    if exponent is None:
+        return _other(obstacle or name)
+    return _raised(exponent * operands[0].order, _LOCAL if local else _MIXED, name, obstacle)
+
+
+def _raised(order: int, coupling: int, name: str, rule: str) -> _Form:
+    """The form of a product, named so, of forms that met a rule or none."""
+    return _Form(order, coupling, rule) if order < _HIGH else _Form(_HIGH, coupling, rule or name)
 
 
 def _obstacle(forms: Sequence[_Form]) -> str:
@@ -227,13 +253,13 @@ def _ruled(form: _Form, body: Any) -> _Form:
     return form._replace(order=max(form.order, 1), obstacle=form.obstacle or f"the custom derivative rule of {name}")
 
 
-def _solve(params: dict, operands: list[_Form]) -> list[_Form]:
+def _solve(params: dict, operands: list[_Form], shape: tuple[int, ...] | None) -> list[_Form]:
     """A linear solve: affine in its right-hand side where the solver itself is, and the matrix does not depend on z."""
     lengths, jaxprs = params["const_lengths"], params["jaxprs"]
     matrices, right = operands[: sum(lengths)], operands[sum(lengths) :]
     if any(form.order for form in matrices):
         return [_other(_obstacle(matrices) or "custom_linear_solve")] * len(right)
-    return _walk(jaxprs.solve, [_CONSTANT] * lengths.solve + right)
+    return _walk(jaxprs.solve, [_CONSTANT] * lengths.solve + [_weaken(form) for form in right], shape)
 
 
 def power(eqn: Any) -> int | None:
@@ -246,6 +272,12 @@ def power(eqn: Any) -> int | None:
     else:
         exponent = float(getattr(eqn.invars[1], "val", -1)) if name == "pow" else -1.0
     return int(exponent) if exponent >= 0 and exponent.is_integer() else None
+
+
+def _inner(eqn: Any) -> bool:
+    """Whether a dot_general of two arrays of one shape sums the products of corresponding entries."""
+    (left, right), _ = eqn.params["dimension_numbers"]
+    return tuple(left) == tuple(right) == tuple(range(eqn.invars[0].aval.ndim))
 
 
 def _shape(v: Any) -> tuple[int, ...]:
@@ -266,30 +298,39 @@ def scan_operands(eqn: Any, operands: Sequence[Any]) -> tuple[list[Any], list[An
     return list(operands[: end - carried]), list(operands[end - carried : end]), list(operands[end:])
 
 
-def _scan(eqn: Any, operands: list[_Form]) -> list[_Form]:
+def _scan(eqn: Any, operands: list[_Form], shape: tuple[int, ...] | None) -> list[_Form]:
     constants, carry, slices = scan_operands(eqn, operands)
+    # a slice of a _LOCAL array, and a stack of such slices, have another shape
+    slices = [_weaken(form) for form in slices]
     while True:
-        out = _walk(eqn.params["jaxpr"], [*constants, *carry, *slices])
+        out = _walk(eqn.params["jaxpr"], [*constants, *carry, *slices], shape)
         joined = _join(carry, out[: len(carry)])
         if joined == carry:
-            return carry + out[len(carry) :]
+            return carry + [_weaken(form) for form in out[len(carry) :]]
         carry = joined
 
 
-def _while(params: dict, operands: list[_Form]) -> list[_Form]:
+def _while(params: dict, operands: list[_Form], shape: tuple[int, ...] | None) -> list[_Form]:
     split = params["cond_nconsts"]
     condition, constants = operands[:split], operands[split : split + params["body_nconsts"]]
     carry = operands[split + len(constants) :]
     while True:
-        joined = _join(carry, _walk(params["body_jaxpr"], [*constants, *carry]))
+        joined = _join(carry, _walk(params["body_jaxpr"], [*constants, *carry], shape))
         if joined == carry:
             break
         carry = joined
-    stops = _walk(params["cond_jaxpr"], [*condition, *carry])
+    stops = _walk(params["cond_jaxpr"], [*condition, *carry], shape)
     return [_other(stops[0].obstacle or "while")] * len(carry) if stops[0].order else carry
 
 
 def _join(*alternatives: list[_Form]) -> list[_Form]:
     """The weakest of several forms, entry by entry."""
 
-    return [_Form(max(f.order for f in forms), _obstacle(forms)) for forms in zip(*alternatives, strict=True)]
+    return [
+        _Form(max(f.order for f in forms), max(f.coupling for f in forms), _obstacle(forms))
+        for forms in zip(*alternatives, strict=True)
+    ]
+
+
+def _weaken(form: _Form) -> _Form:
+    return form._replace(coupling=max(form.coupling, _SUM)) if form.order else form

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from jax import lax
 
-from elbo._polynomial import degree, dependence
+from elbo._polynomial import degree, dependence, separable
 
 W = jnp.array([0.5, -1.0, 2.0])
 A = jnp.eye(3) + 0.1
@@ -169,6 +169,7 @@ def test_rules_are_told_apart_from_values():
     assert all(found.obstacle.startswith("the custom derivative rule of") for found in seen.values())
     assert seen["clipped slope"].obstacle.split()[-1] == seen["rule, squared"].obstacle.split()[-1] == "clipped"
     assert dependence(NEITHER["exp"], W).obstacle == "exp" and dependence(AFFINE["dot"], W).obstacle == ""
+    assert not separable(lambda z: jnp.sum(clipped(1.0, z) ** 2), W)
 
 
 @pytest.mark.parametrize("dtype", [jnp.int32, jnp.uint8, bool])
@@ -191,6 +192,28 @@ def test_closed_over_values_may_be_batched():
     """Under vmap and grad the parameters are tracers."""
     f = lambda w: jnp.where(degree(lambda z: z @ w, w) == 1, w.sum(), jnp.nan)
     np.testing.assert_array_equal(jax.vmap(jax.grad(f))(jnp.ones((2, 3))), jnp.ones((2, 3)))
+
+
+@pytest.mark.parametrize(
+    ("f", "expected"),
+    [
+        (lambda z: z @ z, True),
+        (lambda z: -0.5 * jnp.sum(((z - W) * jnp.exp(W)) ** 2 + W), True),
+        (lambda z: W @ (z * z - z), True),
+        (lambda z: jax.jit(jnp.square)(z) @ A @ W, True),
+        (lambda z: (W @ z) ** 2, False),
+        (lambda z: z @ z[::-1], False),
+        (lambda z: jnp.cumsum(z) @ z, False),
+        (lambda z: z @ A @ z, False),
+        (lambda z: jnp.var(z), False),
+        (lambda z: lax.fori_loop(0, 2, lambda _, c: jnp.roll(c, 1), z) @ z, False),
+    ],
+)
+def test_separable(f, expected):
+    assert separable(f, W) == expected
+    if expected:
+        hessian = np.array(jax.jit(jax.hessian(f))(W))
+        np.testing.assert_array_equal(hessian, np.diag(np.diag(hessian)))
 
 
 UNARY = {
@@ -242,6 +265,15 @@ def test_no_other_function_passes_for_a_polynomial(x64, expression, seed):
     differences = np.diff(values, n=order + 1)
     # differences of order d of a polynomial of degree d - 1 vanish, to the rounding of its values
     assert np.abs(differences).max() <= 1e-12 * (1 + np.abs(values).max()), order
+
+
+@settings(max_examples=25)
+@given(EXPRESSIONS)
+def test_separable_functions_have_a_diagonal_hessian(expression):
+    f = lambda z: jnp.sum(expression(z))
+    if separable(f, W):
+        hessian = np.array(jax.hessian(f)(W))
+        np.testing.assert_array_equal(hessian * (1 - np.eye(3)), 0)
 
 
 def test_scan_of_a_growing_product_reaches_its_fixpoint():
