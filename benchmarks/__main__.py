@@ -31,7 +31,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     large.add_argument("--points", type=int, default=10_000_000, help="for online EM (%(default)s)")
     large.add_argument("--gigabytes", type=float, default=4.0, help="of data in a file (%(default)s)")
 
+    kills = commands.add_parser("kills", help="kill a run that writes checkpoints, and resume it")
+    kills.add_argument("--count", type=int, default=100, help="how often (%(default)s)")
+
     options = parser.parse_args(argv)
+    if options.command == "kills":
+        from .kills import main as kill
+
+        kill(options.count)
+        return 0
     if options.command == "large":
         from .large import main as try_large
 

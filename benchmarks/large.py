@@ -28,19 +28,22 @@ def points(count: int, size: int = 2, seed: int = 0) -> np.ndarray:
 
 
 def online(count: int) -> dict[str, float]:
-    """One pass of online EM with the schedule γ_t = (t + 2)^−0.6, against EM in memory until it converges."""
+    """One pass of online EM with the schedule γ_t = (t + 2)^−0.6, against the better of two runs of EM in memory."""
     ys, model = points(count), mixture.model(3)
     start = mixture.init(jax.random.key(0), jnp.asarray(ys[:10_000]), 3)
     rule = optim.minibatches(optim.damp(model, optim.em_step(model), lambda t: (t + 2.0) ** -0.6), SMALL)
     begin = time.perf_counter()
     once = optim.fit(rule, start, optim.Batches(ys, SMALL), key=jax.random.key(1), steps=1, progress=False)
     seconds = time.perf_counter() - begin
-    best = optim.fit(optim.em_step(model), start, jnp.asarray(ys), steps=300, tolerance=1e-7, progress=False)
+    # EM is slow here: it is given the end of the pass, too
+    ends = [
+        optim.fit(optim.em_step(model), p, jnp.asarray(ys), steps=200, progress=False) for p in (start, once.params)
+    ]
 
     def value(params):
         return float(jnp.mean(elbo.evidence(model)(params, jnp.asarray(ys))))
 
-    first, last, top = value(start), value(once.params), value(best.params)
+    first, last, top = value(start), value(once.params), max(value(end.params) for end in ends)
     return {"start": first, "one pass": last, "EM": top, "gap left": (top - last) / (top - first), "seconds": seconds}
 
 

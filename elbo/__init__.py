@@ -10,6 +10,7 @@ from ._check import check_model
 from ._encoder import exact
 from ._estimators import Automatic, ClosedForm, Enumerated, Estimator, Reparameterized
 from ._family import Family
+from ._files import load, save
 from ._model import Model, Params
 from ._objective import Decomposition, decompose, elbo, evidence, kl
 from ._platform import warn_if_unsound
@@ -73,9 +74,11 @@ __all__ = [
     "gaussian_chain",
     "kl",
     "linalg",
+    "load",
     "numerics",
     "posteriors",
     "safe_log",
+    "save",
     "semi_markov",
     "tree",
 ]

@@ -1,5 +1,6 @@
 """What rules, families and models of your own are built from, beside `elbo.numerics`, `linalg` and `posteriors`."""
 
+from . import _files as files
 from ._batch import batch_length, explained
 from ._chunks import Chunks, ChunkSize, automatic_size, check_chunk_size, over_devices
 from ._devices import anywhere, axes_of, explicit_mesh, placed_by_compiler, varying
@@ -37,6 +38,7 @@ __all__ = [
     "expect_with_entropy",
     "explained",
     "explicit_mesh",
+    "files",
     "is_family",
     "may_draw_the_impossible",
     "over_devices",

@@ -1,5 +1,6 @@
 """Update rules: coordinate ascent on one objective, exact or by gradient in each coordinate, and what runs them."""
 
+from ._checkpoints import Checkpoints
 from ._compose import chain, minibatches, repeat, restrict
 from ._damp import damp
 from ._e_step import Statistics, expected_statistics
@@ -16,6 +17,7 @@ from ._vem import vem_step
 __all__ = [
     "Batch",
     "Batches",
+    "Checkpoints",
     "Info",
     "Reason",
     "Result",

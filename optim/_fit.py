@@ -14,7 +14,8 @@ from elbo import Params
 from elbo.extend import PyTree, batch_length
 
 from ._arguments import require_count, require_params, require_rule, require_tolerance
-from ._fit_stream import fit_stream
+from ._checkpoints import Checkpoints, Kept, Writer
+from ._fit_stream import Before, fit_stream
 from ._rule import Info, Rule
 from ._run import Reason, Result, Seen, loop, update_of
 from ._source import is_stream
@@ -34,6 +35,8 @@ def fit(
     every: int = 10,
     progress: bool = True,
     callback: Callable[[int, Params, Info], Any] | None = None,
+    checkpoints: Checkpoints | None = None,
+    resume: bool = False,
 ) -> Result:
     """Runs a rule, `every` steps at a time in one compiled loop, and shows how it goes.
 
@@ -56,6 +59,9 @@ def fit(
       every: steps between two looks at it by the progress bar and the callback.
       progress: whether to draw a progress bar (needs rich).
       callback: `callback(step, params, info)` with the `Info` of the last step; return True to stop.
+      checkpoints: where and how often to write what is needed to go on, see `Checkpoints`.
+      resume: whether to go on from the latest checkpoint, if there is one: to the same numbers, bit by bit on the same
+        machine, as if the run had never stopped. `steps` counts from its first beginning; give the same arguments.
 
     Raises:
       StreamError: a stream fails, or its batches do not go together; its `result` is what there was before.
@@ -85,15 +91,20 @@ def fit(
         raise ValueError("weights: got some beside a stream, expected them in its batches: optim.Batch(ys, weights)")
     params = jax.tree.map(jnp.asarray, params)
     state = rule.init(params) if state is None else state
+    if resume and checkpoints is None:
+        raise ValueError("checkpoints: got None with resume=True, expected optim.Checkpoints(folder)")
+    writer = None if checkpoints is None else Writer(checkpoints, key, resume)
+    found = writer.read(params, state) if writer is not None and resume else None
+    before = Before(params, state, 0, Seen(), Reason.MAX_STEPS, []) if found is None else Before.of(*found)
     if is_stream(ys):
         with _bar(steps, progress) as show:
-            return fit_stream(rule, params, ys, key, steps, tolerance, state, first, show, callback)
-    history: list[Info] = []
+            return fit_stream(rule, before, ys, key, steps, tolerance, first, show, callback, writer)
+    history = before.history
     # Ctrl-C may come between any two lines, so that all that is known of the blocks done is set at once; and a block
     # does not reuse the memory of what it is given, which would be lost if Ctrl-C came before its result
-    kept = params, state, 0, 0
+    kept = before.params, before.state, before.steps, len(history)
     # of Python's own types throughout, so that the first block is the same program as the others
-    reason, seen = Reason.MAX_STEPS, Seen()
+    reason, seen = before.reason, before.seen
     allowed = -1.0 if tolerance is None else tolerance
     with _bar(steps, progress) as show:
         try:
@@ -109,12 +120,16 @@ def fit(
                 reason, info = Reason(int(why)), jax.tree.map(lambda a: a[-1], history[-1])
                 seen = Seen(float(info.objective), int(info.dropped), _rejected(history[-1], int(seen.rejections)))
                 show(done, info)
+                if writer is not None and writer.due(done):
+                    writer.write(done, Kept(params, state, seen, int(reason), _joined(history)))
                 if callback is not None and callback(first + done, params, info) and reason is Reason.MAX_STEPS:
                     reason = Reason.STOPPED
         except KeyboardInterrupt:
             reason = Reason.STOPPED
     params, state, done, blocks = kept
-    joined = jax.tree.map(lambda *parts: np.concatenate(parts), *history[:blocks]) if blocks else None
+    joined = _joined(history[:blocks]) if blocks else None
+    if writer is not None and joined is not None and done == np.size(joined.elbo):
+        writer.write(done, Kept(params, state, seen, int(reason), joined))
     final = None
     with contextlib.suppress(KeyboardInterrupt):
         if joined is not None:  # the same program, for one step of which nothing but the report is kept
@@ -123,6 +138,10 @@ def fit(
     if final is not None and (trouble := _trouble(final)):
         warnings.warn(f"fit: the parameters returned have {', '.join(trouble)}", RuntimeWarning, stacklevel=2)
     return Result(params, state, joined, done, reason, final)
+
+
+def _joined(history: list[Info]) -> Info:
+    return jax.tree.map(lambda *parts: np.concatenate(parts), *history)
 
 
 def _trouble(info: Info) -> list[str]:

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -10,52 +10,81 @@ import numpy as np
 from elbo import Params
 from elbo.extend import PyTree
 
+from ._checkpoints import Kept, Writer
 from ._compose import streaming
 from ._rule import Info, Rule
 from ._run import Reason, Result, Seen, judge, step_key
 from ._source import Source, StreamError
 
 
+class Before(NamedTuple):
+    """Where a run begins: with nothing, or with what a checkpoint holds.
+
+    Attributes:
+      params, state: to begin with.
+      steps: taken before.
+      seen, reason: of the last of them.
+      history: `Info` of them, in parts.
+    """
+
+    params: Params
+    state: PyTree
+    steps: int
+    seen: Seen
+    reason: Reason
+    history: list[Info]
+
+    @classmethod
+    def of(cls, step: int, kept: Kept) -> "Before":
+        """From a checkpoint; one that was stopped by a person goes on."""
+        reason = Reason.MAX_STEPS if kept.reason == Reason.STOPPED else Reason(kept.reason)
+        return cls(kept.params, kept.state, step, kept.seen, reason, [kept.history])
+
+
 def fit_stream(
     rule: Rule,
-    params: Params,
+    before: Before,
     stream: Any,
     key: jax.Array | None,
     steps: int,
     tolerance: float | None,
-    state: PyTree,
     first: int,
     show: Callable[..., None],
     callback: Callable[[int, Params, Info], Any] | None,
+    writer: Writer | None,
 ) -> Result:
     """See `fit`. A step is one update, which takes one pass over the stream or a few."""
+    params, state, done, seen, reason, history = before
     update, source = streaming(rule), Source(stream, params)
-    history: list[Info] = []
-    reason, seen = Reason.MAX_STEPS, Seen()
     begin = time.monotonic()
 
+    def joined() -> Info:
+        return jax.tree.map(lambda *a: np.concatenate(a), *history)
+
     def result() -> Result:
-        joined = jax.tree.map(lambda *a: np.stack(a), *history) if history else None
-        return Result(params, state, joined, len(history), reason, None)
+        return Result(params, state, joined() if history else None, done, reason, None)
 
     try:
-        while len(history) < steps and reason is Reason.MAX_STEPS:
-            new = update(step_key(key, first + len(history)), params, state, source)
-            # all at once: Ctrl-C may come between any two lines
+        while done < steps and reason is Reason.MAX_STEPS:
+            new = update(step_key(key, first + done), params, state, source)
             info = jax.tree.map(np.asarray, new[2])
-            params, state, history = new[0], new[1], [*history, info]
-            seen, why = judge(info, seen, tolerance)
-            reason = Reason(int(why))
+            new_seen, why = judge(info, seen, tolerance)
+            row, now = jax.tree.map(lambda a: a[None], info), Seen(*(np.asarray(a).item() for a in new_seen))
+            # all at once: Ctrl-C may come between any two lines
+            (params, state), done, seen, history, reason = new[:2], done + 1, now, [*history, row], Reason(int(why))
             assert source.totals is not None
-            show(len(history), info, len(history) * source.totals[1] / (time.monotonic() - begin))
-            if callback is not None and callback(first + len(history), params, info) and reason is Reason.MAX_STEPS:
+            show(done, info, (done - before.steps) * source.totals[1] / (time.monotonic() - begin))
+            if writer is not None and writer.due(done):
+                writer.write(done, Kept(params, state, seen, int(reason), joined()))
+            if callback is not None and callback(first + done, params, info) and reason is Reason.MAX_STEPS:
                 reason = Reason.STOPPED
     except KeyboardInterrupt:
         reason = Reason.STOPPED
     except StreamError as error:
         error.result = result()
-        error.add_note(
-            f"fit: after {len(history)} steps; the parameters until then are in this error's `result.params`"
-        )
+        error.add_note(f"fit: after {done} steps; the parameters until then are in this error's `result.params`")
         raise
+    finally:
+        if writer is not None and history:
+            writer.write(done, Kept(params, state, seen, int(reason), joined()))
     return result()

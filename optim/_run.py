@@ -31,6 +31,9 @@ class Reason(enum.IntEnum):
     STOPPED = 3
     """A callback or a person stopped it (`fit` only)."""
 
+    def __str__(self) -> str:
+        return self.name
+
 
 class Result(NamedTuple):
     """What `run` and `fit` return. Those of `fit` are on the host: NumPy arrays, an int, a `Reason`.
