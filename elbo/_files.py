@@ -132,8 +132,8 @@ def _described(node: Any, numbers: Any) -> Any:
     """What a tree is made of, in JSON; leaves by their number, in the order of `jax.tree.leaves`."""
     if node is None or isinstance(node, bool | str):
         return {"value": node}
-    if isinstance(node, dict):
-        return {"dict": {key: _described(node[key], numbers) for key in sorted(node)}}
+    if type(node) is dict and all(isinstance(key, str | int) for key in node):
+        return {"dict": [[key, _described(node[key], numbers)] for key in sorted(node)]}
     named = isinstance(node, tuple) and hasattr(node, "_fields")
     if named or is_dataclass(node):
         names = node._fields if named else [field.name for field in fields(node)]
@@ -156,7 +156,7 @@ def _built(about: dict, leaves: list[np.ndarray]) -> Any:
     if kind == "value":
         return what
     if kind == "dict":
-        return {key: _built(part, leaves) for key, part in what.items()}
+        return {key: _built(part, leaves) for key, part in what}
     if kind in ("list", "tuple"):
         return (list if kind == "list" else tuple)(_built(part, leaves) for part in what)
     module, _, name = what.partition(":")
