@@ -16,7 +16,7 @@ from ._objective import Decomposition, decompose, elbo, evidence, kl
 from ._platform import warn_if_unsound
 from ._relaxed import Relaxed
 from ._score_function import ScoreFunction
-from ._sequence import Labelled, Padded, as_padded
+from ._sequence import Labelled, Padded, as_padded, stack
 from .numerics import LOG_ZERO, PRECISION, safe_log
 from .posteriors import (
     BernoulliPosterior,
@@ -80,6 +80,7 @@ __all__ = [
     "safe_log",
     "save",
     "semi_markov",
+    "stack",
     "tree",
 ]
 

@@ -4,6 +4,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from ._types import PyTree
 from .numerics import all_finite, widen
@@ -41,6 +42,50 @@ class Padded(NamedTuple):
         """Whether the length is in 1..T, a bool scalar."""
         length = _one(self.length)
         return (length >= 1) & (length <= self.frames)
+
+
+def stack(values: Any, lengths: Any = None) -> Padded:
+    """Sequences, sentences or data sets of different lengths in one batch: `Padded` with values [N, T, ...].
+
+    Args:
+      values: a list of arrays [T_i, ...], or of pytrees of such; or one of [Σ T_i, ...], all after one another as
+        hmmlearn takes them, with their `lengths`.
+      lengths: [N], of the parts of values.
+
+    Returns:
+      The batch, padded with zeros to the longest. Of data sets, `jax.vmap(Padded.mask)(batch)` are weights [N, T] for
+      a rule that is vmapped over `(batch.values, weights)`.
+
+    Raises:
+      ValueError: nothing, an empty part, parts that differ in more than their length, or lengths that do not add up.
+
+    >>> batch = stack([jnp.array([1.0, 2.0]), jnp.array([3.0])])
+    >>> batch.values.tolist(), batch.length.tolist(), jax.vmap(Padded.mask)(batch).tolist()
+    ([[1.0, 2.0], [3.0, 0.0]], [2, 1], [[True, True], [True, False]])
+    >>> stack(jnp.array([1.0, 2.0, 3.0]), [2, 1]).values.tolist()
+    [[1.0, 2.0], [3.0, 0.0]]
+    """
+    if lengths is not None:
+        ends = np.cumsum(np.asarray(lengths))
+        total = {np.shape(leaf)[0] for leaf in jax.tree.leaves(values)}
+        if np.ndim(lengths) != 1 or len(ends) == 0 or total != {int(ends[-1])}:
+            raise ValueError(f"lengths: got {lengths}, expected whole numbers that add up to {sorted(total)}")
+        values = [jax.tree.map(lambda a, b=b, e=e: a[b:e], values) for b, e in zip([0, *ends], ends, strict=False)]
+    if not isinstance(values, list | tuple) or not values:
+        raise ValueError("values: expected a list of arrays [T, ...], or one array with its lengths")
+    parts = [jax.tree.map(np.asarray, part) for part in values]
+    kinds = {(jax.tree.structure(p), *((a.shape[1:], a.dtype) for a in jax.tree.leaves(p))) for p in parts}
+    sizes = [{a.shape[0] if a.ndim else 0 for a in jax.tree.leaves(part)} for part in parts]
+    if len(kinds) != 1 or any(len(size) != 1 or 0 in size for size in sizes):
+        shapes = sorted({str([list(a.shape) for a in jax.tree.leaves(part)]) for part in parts})
+        raise ValueError(f"values: got parts of shapes {', '.join(shapes[:4])}, expected [T, ...] alike but for T >= 1")
+    counts = [size.pop() for size in sizes]
+    longest = max(counts)
+
+    def pad(a):
+        return np.pad(a, [(0, longest - len(a))] + [(0, 0)] * (a.ndim - 1))
+
+    return Padded(jax.tree.map(lambda *a: jnp.asarray(np.stack([pad(x) for x in a])), *parts), jnp.asarray(counts))
 
 
 class Labelled(NamedTuple):

@@ -10,6 +10,7 @@ from ._fit import fit
 from ._m_step import maximize
 from ._rule import Info, Rule, Update
 from ._run import Reason, Result, best, run
+from ._select import Candidate, Selection, select
 from ._source import Batch, Batches, StreamError, sample
 from ._vae import vae_step
 from ._vem import vem_step
@@ -17,11 +18,13 @@ from ._vem import vem_step
 __all__ = [
     "Batch",
     "Batches",
+    "Candidate",
     "Checkpoints",
     "Info",
     "Reason",
     "Result",
     "Rule",
+    "Selection",
     "Statistics",
     "StreamError",
     "Update",
@@ -38,6 +41,7 @@ __all__ = [
     "restrict",
     "run",
     "sample",
+    "select",
     "vae_step",
     "vem_step",
 ]
