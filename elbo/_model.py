@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 
 from ._encoder import ExactEncoder
 from ._sequence import finite_where_it_counts
@@ -26,9 +27,23 @@ class Params(NamedTuple):
         """Ψ = Θ, as an exact encoder has it: the posterior is that of the model.
 
         >>> Params.tied(1.0)
-        Params(theta=1.0, psi=1.0)
+        Params(theta=1.0, psi=the same)
         """
         return cls(theta, theta)
+
+    def __repr__(self) -> str:
+        psi = "the same" if self.psi is not None and _same(self.theta, self.psi) else repr(self.psi)
+        return f"Params(theta={self.theta!r}, psi={psi})"
+
+
+def _same(a: PyTree, b: PyTree) -> bool:
+    """Whether two trees hold the same numbers, as far as they are known."""
+    structures: Any = jax.tree.structure(a), jax.tree.structure(b)
+    if structures[0] != structures[1]:
+        return False
+    pairs = list(zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True))
+    traced = any(isinstance(leaf, jax.core.Tracer) for pair in pairs for leaf in pair)
+    return all(x is y or (not traced and np.array_equal(x, y)) for x, y in pairs)
 
 
 class Model(NamedTuple):

@@ -13,6 +13,7 @@ from ._objective import bound
 from ._platform import by_platform
 from ._sequence import zero_unless
 from ._tap_checks import require_taps
+from ._told import told
 from ._types import PyTree
 from ._values import Compiled, Method, described, value
 
@@ -46,6 +47,7 @@ __all__ = [
     "require_taps",
     "tapped",
     "terms",
+    "told",
     "value",
     "varying",
     "widened",

@@ -132,6 +132,7 @@ def measure(
     return Measured(sums._replace(values=values, finite=sums.finite | ~some), possible)
 
 
+@jax.named_scope("gradient")
 def _measure(ascent, assemble, whole, chosen, ys, weights, key) -> Measured:
     here = assemble(whole, whole)
     weights = check_weights(weights, batch_length(ys), here)
@@ -148,6 +149,7 @@ def _measure(ascent, assemble, whole, chosen, ys, weights, key) -> Measured:
     return Measured(sums, ~is_hidden(ascent.model, ascent.estimator, here, *data, sums.dropped, ascent.chunk_size))
 
 
+@jax.named_scope("climb")
 def climb(
     ascent: Ascent,
     assemble: Callable[[PyTree, PyTree], Params],

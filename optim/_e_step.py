@@ -57,6 +57,7 @@ def exact_e_step(model: Model, params: Params) -> PyTree:
 
 
 @anywhere
+@jax.named_scope("e_step")
 def expected_statistics(
     model: Model,
     params: Params,

@@ -38,6 +38,7 @@ class MStep:
         moving = self.moving(params)
         return () if self.rate is None else begin(moving)
 
+    @jax.named_scope("m_step")
     def update(self, params: Params, statistics: Statistics, state: PyTree) -> tuple[PyTree, PyTree, Info]:
         """The new theta and state, and the `Info` of the parameters that the statistics are of."""
         theta, seen, new_state = params.theta, statistics, state

@@ -3,10 +3,12 @@
 import enum
 from collections.abc import Callable
 from functools import partial
-from typing import NamedTuple
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from elbo import Params
 from elbo.extend import PyTree, axes_of, varying
@@ -56,6 +58,46 @@ class Result(NamedTuple):
     steps: jax.Array | int
     reason: jax.Array | Reason
     final: Info | None
+
+    def __str__(self) -> str:
+        """Of a result of `fit`: how it ended, the last objective, and the parameters."""
+        if not isinstance(self.reason, Reason):
+            return repr(self)
+        last = (
+            self.final
+            if self.final is not None or self.history is None
+            else jax.tree.map(lambda a: a[-1], self.history)
+        )
+        value = "" if last is None else f", {float(last.objective):.6g} nats a datum"
+        return f"{self.steps} steps, {self.reason}{value}\n{self.params}"
+
+    def write_csv(self, path: str | Path) -> None:
+        """Writes the history, a row for each step, under the names of `Info`."""
+        columns = [np.asarray(column, float)[: int(self.steps)] for column in self._steps()]
+        np.savetxt(
+            path, np.column_stack(columns), delimiter=",", header=",".join(Info._fields), comments="", fmt="%.9g"
+        )
+
+    def plot(self) -> Any:
+        """The objective of every step, and below it what went wrong, as a figure of matplotlib (extra `demo`)."""
+        import matplotlib.pyplot as plt
+
+        history = self._steps()
+        figure, (above, below) = plt.subplots(2, sharex=True, height_ratios=[3, 1], layout="constrained")
+        steps = np.arange(int(self.steps))
+        above.plot(steps, np.asarray(history.objective)[: len(steps)])
+        above.set(ylabel="objective, nats a datum", title=f"{len(steps)} steps, {Reason(int(self.reason))}")
+        for name in ("dropped", "empty", "floored"):
+            below.plot(steps, np.asarray(getattr(history, name))[: len(steps)], label=name)
+        below.set(xlabel="step", ylabel="count", ylim=(0, None))
+        below.xaxis.get_major_locator().set_params(integer=True)
+        below.legend()
+        return figure
+
+    def _steps(self) -> Info:
+        if self.history is None:
+            raise ValueError("history: is None, for no step was taken")
+        return self.history
 
 
 @partial(jax.jit, static_argnames=("rule", "steps"))

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from elbo import PRECISION, safe_log
-from elbo.extend import density, tapped
+from elbo.extend import density, tapped, told
 from elbo.numerics import on_support
 
 from ._checks import check_event, floating, is_forbidden, log_estimate
@@ -47,6 +47,9 @@ class Bernoulli:
         """The family with the given probabilities of 1, [*batch, D]; NaN where one is not in [0, 1]."""
         p = floating("probabilities", probabilities, 1)
         return cls(jnp.where((p >= 0) & (p <= 1), safe_log(p) - safe_log(1 - p), jnp.nan))
+
+    def __repr__(self) -> str:
+        return told(self, probabilities=self.probabilities)
 
     @property
     def batch_shape(self) -> tuple[int, ...]:

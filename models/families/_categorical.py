@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from elbo import LOG_ZERO, PRECISION, safe_log
-from elbo.extend import density, tapped
+from elbo.extend import density, tapped, told
 from elbo.numerics import on_support, widen
 
 from ._checks import is_forbidden, log_estimate
@@ -37,6 +37,9 @@ class Categorical:
         """The family with the given probabilities [*batch, V], up to a factor; NaN where one is negative."""
         p = jnp.asarray(probabilities)
         return cls(jnp.where(p >= 0, safe_log(p), jnp.nan))
+
+    def __repr__(self) -> str:
+        return told(self, probabilities=self.probabilities)
 
     @property
     def batch_shape(self) -> tuple[int, ...]:

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from elbo import PRECISION
-from elbo.extend import density, tapped
+from elbo.extend import density, tapped, told
 from elbo.linalg import ldl, matmul, triangular_inverse
 
 from ._checks import (
@@ -118,6 +118,9 @@ class LinearGaussian:
     def fixed(self) -> tuple[str, ...]:
         """Names of the fields that no gradient moves."""
         return ("centre", "floor", *(_PARAMETERS[name] for name in self.known))
+
+    def __repr__(self) -> str:
+        return told(self, weights=lambda: self.weights, bias=lambda: self.bias, scale=self.scale)
 
     @property
     def batch_shape(self) -> tuple[int, ...]:

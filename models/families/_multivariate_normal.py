@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from elbo import PRECISION
-from elbo.extend import density, tapped
+from elbo.extend import density, tapped, told
 from elbo.linalg import cholesky, count_above, limit, matmul, triangular_inverse
 
 from ._checks import (
@@ -144,6 +144,9 @@ class MultivariateNormal:
     def event_size(self) -> int:
         """D."""
         return self.mean.shape[-1]
+
+    def __repr__(self) -> str:
+        return told(self, mean=lambda: self.mean, covariance=self.covariance)
 
     @property
     def batch_shape(self) -> tuple[int, ...]:

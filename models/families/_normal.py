@@ -7,7 +7,7 @@ from typing import Any, ClassVar, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from elbo.extend import density, tapped
+from elbo.extend import density, tapped, told
 
 from ._checks import (
     at_floor,
@@ -73,6 +73,9 @@ class Normal:
         mean = floating("mean", mean, 1)
         scale = check_shape("scale", scale, mean.shape)
         return cls(mean, jnp.log(jnp.where(scale > 0, scale, jnp.nan)), jnp.asarray(floor, mean.dtype))
+
+    def __repr__(self) -> str:
+        return told(self, mean=lambda: self.mean, scale=self.scale)
 
     @property
     def batch_shape(self) -> tuple[int, ...]:

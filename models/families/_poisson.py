@@ -10,7 +10,7 @@ import numpy as np
 from jax.scipy.special import gammaln, logsumexp
 
 from elbo import PRECISION, safe_log
-from elbo.extend import density, tapped
+from elbo.extend import density, tapped, told
 from elbo.numerics import on_support
 
 from ._checks import check_event, divide, floating, is_forbidden, log_estimate
@@ -54,6 +54,9 @@ class Poisson:
         """The family with the given expected counts [*batch, D]; NaN where one is negative."""
         rate = floating("rate", rate, 1)
         return cls(jnp.where(rate >= 0, safe_log(rate), jnp.nan))
+
+    def __repr__(self) -> str:
+        return told(self, rate=self.rate)
 
     @property
     def batch_shape(self) -> tuple[int, ...]:

@@ -205,7 +205,7 @@ def padding(case):
     same(seen["ln Z"][0], value, 1e-13)
     beside = seen["mean"], seen["mode"], take(seen["samples"], slice(8))
     for a, b in zip(jax.tree.leaves(beside), jax.tree.leaves(z), strict=True):
-        np.testing.assert_allclose(a[tuple(slice(n) for n in b.shape)], b, atol=1e-13)
+        np.testing.assert_allclose(a[tuple(slice(n) for n in b.shape)], b, rtol=0, atol=1e-13)
         assert np.sum(np.abs(a)) == pytest.approx(np.sum(np.abs(b)))
 
 
@@ -224,9 +224,9 @@ def impossible(case):
 def no_numbers(case):
     """NaN wherever a datum of numbers would have a share, −1 in lists."""
     reached = flat(case.truths[-2].mean) > 0
-    for q, seen in zip(case.row.wrong, case.spoilt()[1], strict=True):
+    for seen in case.spoilt()[1]:
         assert np.isnan(flat([seen["ln Z"], seen["entropy"], seen["log_prob"]])).all()
-        for name in ("mode", "samples", "mean")[: 3 if getattr(q, "length", 1) > 0 else 2]:
+        for name in ("mode", "samples", "mean"):
             nan = np.isnan(flat(take(seen[name], 0) if name == "samples" else seen[name]))[reached]
             assert nan.all() if case.row.nan_everywhere else nan.any()
         found, score = seen["best"] if "best" in seen else ((), np.nan)

@@ -55,11 +55,13 @@ class StructuredPosterior(ABC):
     def log_partition(self) -> jax.Array:
         """ln Z = ln Σ_z exp ⟨potentials, z⟩, a scalar; its gradient is `mean()`. A forward pass."""
         given = self._given()
-        return self._log_partition(*given) if self.smoothed is None else self.smoothed[0]
+        with jax.named_scope(f"{type(self).__name__}.log_partition"):
+            return self._log_partition(*given) if self.smoothed is None else self.smoothed[0]
 
     def mean(self) -> PyTree:
-        """E z, the marginals; zeros for an impossible datum. A pass forwards and one backwards."""
-        return self._to_z(self._smoothed()[1])
+        """E z, the marginals; zeros for an impossible datum, NaN where ln Z is. A pass forwards and one backwards."""
+        log_z, marginals, *_ = self._smoothed()
+        return self._to_z(jax.tree.map(lambda a: jnp.where(jnp.isnan(log_z), jnp.nan, a), marginals))
 
     def entropy(self) -> jax.Array:
         """−Σ P ln P = ln Z − ⟨potentials, mean⟩, nats; `LOG_ZERO` for an impossible datum."""
@@ -89,7 +91,8 @@ class StructuredPosterior(ABC):
 
     def _smoothed(self) -> tuple:
         given = self._given()
-        return self._smooth(*given) if self.smoothed is None else self.smoothed
+        with jax.named_scope(f"{type(self).__name__}.smooth"):
+            return self._smooth(*given) if self.smoothed is None else self.smoothed
 
     def _given(self) -> tuple[PyTree, PyTree]:
         """What the passes are given."""
