@@ -1,0 +1,157 @@
+"""Docstrings as Sphinx reads them: ours are plain text with backquotes for code; it wants reStructuredText."""
+
+import importlib
+import re
+import sys
+from typing import Any
+
+PAGES = ("elbo", "elbo.posteriors", "elbo.extend", "elbo.numerics", "elbo.linalg", "elbo.optim", "elbo.models.families")
+MODELS = (
+    *("mixture", "factor_analysis", "ppca", "kmeans", "criteria", "vae", "networks"),
+    *("hmm", "hmm_inference", "linear_gaussian_chain", "linear_gaussian_inference", "hmm_vae", "latent_lm"),
+    *("ctc", "ctc_decoding", "pcfg", "grammar"),
+)
+MODULES = (*PAGES, *(f"elbo.models.{name}" for name in MODELS))
+COLUMNS = re.compile(r"\w+ {2,}\S")
+HEADING = re.compile(r"(Args|Returns|Raises|Attributes):$")
+
+
+def setup(app: Any) -> dict:
+    """Connects all that follows."""
+    unwrap()
+    app.connect("autodoc-process-docstring", process, priority=400)  # before napoleon
+    app.connect("autodoc-skip-member", skip)
+    app.connect("missing-reference", elsewhere)
+    return {"parallel_read_safe": True}
+
+
+def unwrap() -> None:
+    """Puts the functions in the place of what jax.jit and jax.custom_jvp made of them, which Sphinx takes for data."""
+    for name in MODULES:
+        importlib.import_module(name)
+    for name, module in list(sys.modules.items()):
+        if name.split(".")[0] == "elbo":
+            for key, thing in list(vars(module).items()):
+                if type(thing).__name__ in ("PjitFunction", "custom_jvp", "custom_vjp"):
+                    setattr(module, key, thing.__wrapped__)
+
+
+def public() -> dict[int, str]:
+    """The name that people import each public thing by."""
+    names: dict[int, str] = {}
+    for module in MODULES:
+        for name in names_of(module):
+            names.setdefault(id(getattr(sys.modules[module], name)), f"{module}.{name}")
+    return names
+
+
+def names_of(module: str) -> list[str]:
+    """The public names of a module."""
+    loaded = sys.modules[module]
+    own = [name for name, thing in vars(loaded).items() if getattr(thing, "__module__", "") == module]
+    return list(getattr(loaded, "__all__", [name for name in own if not name.startswith("_")]))
+
+
+def skip(app: Any, what: str, name: str, thing: Any, skipped: bool, options: Any) -> bool | None:
+    """Leaves out the fields of a NamedTuple, which its docstring describes."""
+    return True if type(thing).__name__ == "_tuplegetter" else None
+
+
+def elsewhere(app: Any, env: Any, node: Any, content: Any) -> Any:
+    """A reference by the private module that a class is written in, as types have; those of other projects are text."""
+    if node.get("refdomain") != "py":
+        return None
+    target = node["reftarget"]
+    module, _, name = target.rpartition(".")
+    if module in sys.modules and module.split(".")[0] == "elbo":
+        full = public().get(id(getattr(sys.modules[module], name, None)))
+        if full is not None and full != target:
+            found = env.get_domain("py").find_obj(env, None, None, full, "obj", 0)
+            if found:
+                domain = env.get_domain("py")
+                return domain.resolve_xref(env, node["refdoc"], app.builder, "obj", full, node, content)
+        return content if name.startswith("_") or full is None else None
+    return None if target.startswith("elbo.") else content
+
+
+def process(app: Any, what: str, name: str, thing: Any, options: Any, lines: list[str]) -> None:
+    """The docstring as reStructuredText, for napoleon to read next."""
+    lines[:] = [line for kind, part in parts(lines) for line in rendered(kind, part, name)]
+
+
+def parts(lines: list[str]) -> list[tuple[str, list[str]]]:
+    """The docstring in pieces: doctests, displayed text, and prose."""
+    found: list[tuple[str, list[str]]] = []
+    kind, before = "prose", ""
+    for i, line in enumerate(lines):
+        blank = not line.strip()
+        after_blank = i > 0 and not lines[i - 1].strip()
+        if not blank:
+            if line.lstrip().startswith(">>>") and kind != "shown":
+                kind = "doctest"
+            elif kind == "doctest" and not after_blank:
+                pass
+            elif kind == "shown" and indent(line) >= start:
+                pass
+            elif after_blank and shown(lines, i, before):
+                kind, start = "shown", indent(line)
+            else:
+                kind = "prose"
+            before = line
+        if found and found[-1][0] == kind:
+            found[-1][1].append(line)
+        else:
+            found.append((kind, [line]))
+    return found
+
+
+def shown(lines: list[str], i: int, before: str) -> bool:
+    """Whether the paragraph that begins with line i is a formula or a table of two columns."""
+    line = lines[i]
+    if COLUMNS.match(line) and i + 1 < len(lines) and COLUMNS.match(lines[i + 1]):
+        return True
+    deeper = indent(line) > indent(before) and not before.lstrip().startswith(">>>")
+    return bool(before) and deeper and not line.lstrip().startswith("- ") and not HEADING.match(before.strip())
+
+
+def indent(line: str) -> int:
+    """How far a line is indented."""
+    return len(line) - len(line.lstrip())
+
+
+def rendered(kind: str, lines: list[str], name: str) -> list[str]:
+    """One piece as reStructuredText."""
+    if kind == "doctest":
+        return ["", *lines]
+    if kind == "shown":
+        margin = " " * max(indent(lines[0]) - 4, 0)
+        extra = "    " if not indent(lines[0]) else ""
+        return ["", f"{margin}::", "", *(extra + line if line.strip() else line for line in lines), ""]
+    spaced: list[str] = []
+    for line in lines:
+        item = line.lstrip().startswith("- ")
+        if item and spaced and spaced[-1].strip() and indent(spaced[-1]) < indent(line) + 2:
+            if not spaced[-1].lstrip().startswith("- "):
+                spaced.append("")
+        spaced.append(line)
+    pieces = re.split(r"(`[^`]+`)", "\n".join(spaced))
+    return "".join(code(p, name) if p.startswith("`") else escaped(p) for p in pieces).split("\n")
+
+
+def escaped(text: str) -> str:
+    """Prose without what reStructuredText would take for markup."""
+    return re.sub(r"(?<=\w)_(?!\w)", r"\\_", re.sub(r"([*|])", r"\\\1", text))
+
+
+def code(quoted: str, name: str) -> str:
+    """Code in backquotes, a link where it is a public name."""
+    text = " ".join(quoted.strip("`").split())
+    wanted = re.sub(r"\(.*\)$", "", text)
+    homes = [name.rsplit(".", k)[0] for k in (1, 2)] + [name, "elbo", "elbo.optim", "elbo.models", *PAGES]
+    for home in homes:
+        if home in MODULES and wanted in names_of(home):
+            return f":py:obj:`{text} <{home}.{wanted}>`"
+        module, _, last = f"{home}.{wanted}".rpartition(".")
+        if module in MODULES and last in names_of(module):
+            return f":py:obj:`{text} <{module}.{last}>`"
+    return f"``{text}``"
