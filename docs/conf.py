@@ -17,6 +17,7 @@ nitpicky = True
 
 html_theme = "furo"
 html_title = "elbo"
+html_static_path, html_css_files = ["_static"], ["wide.css"]
 html_show_sphinx = html_show_copyright = html_copy_source = False
 pygments_style = "friendly"
 pygments_dark_style = "github-dark"

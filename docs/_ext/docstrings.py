@@ -12,6 +12,7 @@ MODELS = (
     *("ctc", "ctc_decoding", "pcfg", "grammar"),
 )
 MODULES = (*PAGES, *(f"elbo.models.{name}" for name in MODELS))
+CONSTANTS = ("LOG_ZERO", "IMPOSSIBLE", "PRECISION")  # described where they are written
 COLUMNS = re.compile(r"\w+ {2,}\S")
 HEADING = re.compile(r"(Args|Returns|Raises|Attributes):$")
 
@@ -134,24 +135,48 @@ def rendered(kind: str, lines: list[str], name: str) -> list[str]:
             if not spaced[-1].lstrip().startswith("- "):
                 spaced.append("")
         spaced.append(line)
-    pieces = re.split(r"(`[^`]+`)", "\n".join(spaced))
-    return "".join(code(p, name) if p.startswith("`") else escaped(p) for p in pieces).split("\n")
+    return re.sub(r"`([^`]+)`", lambda found: at_edges(found, name), escaped("\n".join(spaced))).split("\n")
+
+
+def at_edges(found: re.Match, name: str) -> str:
+    """Quoted code, set apart from what it touches: markup begins and ends at the edge of a word."""
+    before, after = found.string[: found.start()][-1:], found.string[found.end() :][:1]
+    begin = "" if not before or before.isspace() or before in "([{<\"'-/:" else "\\ "
+    return begin + code(found[1], name) + ("\\ " if after.isalnum() else "")
 
 
 def escaped(text: str) -> str:
-    """Prose without what reStructuredText would take for markup."""
-    return re.sub(r"(?<=\w)_(?!\w)", r"\\_", re.sub(r"([*|])", r"\\\1", text))
+    """Text whose prose, outside of backquotes, holds nothing that reStructuredText would take for markup."""
+    pieces = re.split(r"(`[^`]+`)", text)
+    pieces[::2] = [re.sub(r"(?<=\w)_(?!\w)", r"\\_", re.sub(r"([*|])", r"\\\1", piece)) for piece in pieces[::2]]
+    return "".join(pieces)
 
 
 def code(quoted: str, name: str) -> str:
     """Code in backquotes, a link where it is a public name."""
-    text = " ".join(quoted.strip("`").split())
+    text = " ".join(quoted.split())
     wanted = re.sub(r"\(.*\)$", "", text)
-    homes = [name.rsplit(".", k)[0] for k in (1, 2)] + [name, "elbo", "elbo.optim", "elbo.models", *PAGES]
-    for home in homes:
-        if home in MODULES and wanted in names_of(home):
-            return f":py:obj:`{text} <{home}.{wanted}>`"
-        module, _, last = f"{home}.{wanted}".rpartition(".")
-        if module in MODULES and last in names_of(module):
-            return f":py:obj:`{text} <{module}.{last}>`"
+    module, owner = place(name)
+    if hasattr(owner, wanted):  # a method of the same class
+        return f"``{text}``"
+    if wanted in CONSTANTS:
+        return f":py:obj:`{text} <elbo.numerics.{wanted}>`"
+    for home in (module, "elbo", "elbo.optim", "elbo.models", *PAGES):
+        inside, _, last = f"{home}.{wanted}".rpartition(".")
+        if inside in MODULES and last in names_of(inside) and plain(inside, module, last):
+            return f":py:obj:`{text} <{inside}.{last}>`"
     return f"``{text}``"
+
+
+def plain(inside: str, module: str, last: str) -> bool:
+    """Whether a name says what it means wherever it stands; `sample` and `chain` are the names of several things."""
+    return inside == module or "_" in last or last[0].isupper()
+
+
+def place(name: str) -> tuple[str, Any]:
+    """The module that a documented name lies in, and the class, if any, that it is or belongs to."""
+    module = name
+    while module not in sys.modules:
+        module = module.rpartition(".")[0]
+    inner = name[len(module) + 1 :].split(".")[0]
+    return module, getattr(sys.modules[module], inner, None) if inner else None
