@@ -53,6 +53,13 @@ def test_no_code_is_hidden_from_the_test():
             assert not opened.startswith("{literalinclude} ") or "examples/" in opened
 
 
+def test_code_fits_its_box():
+    for page in DOCS.rglob("*.md"):
+        for block in BLOCK.finditer(page.read_text()):
+            long = [line for line in block[2].splitlines() if len(line) > 100 and block[1] == "python"]
+            assert not long, f"{page}: more than 100 columns: {long}"
+
+
 def test_numbers_agree_to_the_last_digit_shown():
     assert agree("a 1.25 [3, -2e-3]", "a 1.2533  [3,-2e-3]")
     assert not agree("1.25", "1.27") and not agree("3", "4") and not agree("a 1.0", "b 1.0")

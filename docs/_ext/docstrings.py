@@ -22,6 +22,7 @@ def setup(app: Any) -> dict:
     unwrap()
     app.connect("autodoc-process-docstring", process, priority=400)  # before napoleon
     app.connect("autodoc-skip-member", skip)
+    app.connect("autodoc-process-signature", readable)
     app.connect("missing-reference", elsewhere)
     return {"parallel_read_safe": True}
 
@@ -56,6 +57,13 @@ def names_of(module: str) -> list[str]:
 def skip(app: Any, what: str, name: str, thing: Any, skipped: bool, options: Any) -> bool | None:
     """Leaves out the fields of a NamedTuple, which its docstring describes."""
     return True if type(thing).__name__ == "_tuplegetter" else None
+
+
+def readable(app: Any, what: str, name: str, thing: Any, options: Any, signature: Any, returns: Any) -> tuple:
+    """The signature of a NamedTuple without the modules of its types."""
+    if signature and ("~" in signature or "<function" in signature):
+        signature = re.sub(r"<function (\w+)[^>]*>", r"\1", re.sub(r"~(?:\w+\.)+", "", signature))
+    return signature, returns
 
 
 def elsewhere(app: Any, env: Any, node: Any, content: Any) -> Any:
