@@ -19,6 +19,7 @@ html_theme = "furo"
 html_title = "elbo"
 html_static_path, html_css_files = ["_static"], ["wide.css"]
 html_show_sphinx = html_show_copyright = html_copy_source = False
+highlight_language = "text"
 pygments_style = "friendly"
 pygments_dark_style = "github-dark"
 

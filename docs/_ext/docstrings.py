@@ -60,10 +60,8 @@ def skip(app: Any, what: str, name: str, thing: Any, skipped: bool, options: Any
 
 
 def readable(app: Any, what: str, name: str, thing: Any, options: Any, signature: Any, returns: Any) -> tuple:
-    """The signature of a NamedTuple without the modules of its types."""
-    if signature and ("~" in signature or "<function" in signature):
-        signature = re.sub(r"<function (\w+)[^>]*>", r"\1", re.sub(r"~(?:\w+\.)+", "", signature))
-    return signature, returns
+    """A signature that Sphinx can take apart: functions that are defaults by their names."""
+    return signature and re.sub(r"<function (\w+)[^>]*>", r"\1", signature), returns
 
 
 def elsewhere(app: Any, env: Any, node: Any, content: Any) -> Any:
@@ -155,6 +153,7 @@ def at_edges(found: re.Match, name: str) -> str:
 
 def escaped(text: str) -> str:
     """Text whose prose, outside of backquotes, holds nothing that reStructuredText would take for markup."""
+    text = re.sub(r"(^ *|: )([A-Z])\.", r"\1\2\.", text, flags=re.MULTILINE)  # "K." would be an item of a list
     pieces = re.split(r"(`[^`]+`)", text)
     pieces[::2] = [re.sub(r"(?<=\w)_(?!\w)", r"\\_", re.sub(r"([*|])", r"\\\1", piece)) for piece in pieces[::2]]
     return "".join(pieces)
@@ -169,16 +168,12 @@ def code(quoted: str, name: str) -> str:
         return f"``{text}``"
     if wanted in CONSTANTS:
         return f":py:obj:`{text} <elbo.numerics.{wanted}>`"
-    for home in (module, "elbo", "elbo.optim", "elbo.models", *PAGES):
-        inside, _, last = f"{home}.{wanted}".rpartition(".")
-        if inside in MODULES and last in names_of(inside) and plain(inside, module, last):
+    for home in (module, "", "elbo", "elbo.optim", "elbo.models", *PAGES):
+        inside, _, last = f"{home}.{wanted}".strip(".").rpartition(".")
+        clear = "." in wanted or inside == module or "_" in last or last[:1].isupper()  # `sample` means several things
+        if inside in MODULES and last in names_of(inside) and clear:
             return f":py:obj:`{text} <{inside}.{last}>`"
     return f"``{text}``"
-
-
-def plain(inside: str, module: str, last: str) -> bool:
-    """Whether a name says what it means wherever it stands; `sample` and `chain` are the names of several things."""
-    return inside == module or "_" in last or last[0].isupper()
 
 
 def place(name: str) -> tuple[str, Any]:
