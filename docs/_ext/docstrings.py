@@ -89,7 +89,7 @@ def process(app: Any, what: str, name: str, thing: Any, options: Any, lines: lis
 def parts(lines: list[str]) -> list[tuple[str, list[str]]]:
     """The docstring in pieces: doctests, displayed text, and prose."""
     found: list[tuple[str, list[str]]] = []
-    kind, before = "prose", ""
+    kind, before, start = "prose", "", 0
     for i, line in enumerate(lines):
         blank = not line.strip()
         after_blank = i > 0 and not lines[i - 1].strip()
