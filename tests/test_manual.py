@@ -5,6 +5,7 @@ import io
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 DOCS = Path(__file__).parent.parent / "docs"
@@ -31,7 +32,7 @@ def close(shown: re.Match, printed: re.Match) -> bool:
 def test_code_of_a_page_runs_and_prints_what_the_page_shows(page):
     text = page.read_text()
     names: dict = {"__name__": "__main__"}
-    printed = None
+    printed, options = None, np.get_printoptions()
     for block in BLOCK.finditer(text):
         line = text[: block.start()].count("\n") + 1
         if block[1] == "output":
@@ -39,8 +40,9 @@ def test_code_of_a_page_runs_and_prints_what_the_page_shows(page):
             assert agree(block[2], printed), f"{page}:{line}: the code printed\n{printed}"
             continue
         said = io.StringIO()
-        with contextlib.redirect_stdout(said):
+        with contextlib.redirect_stdout(said), np.printoptions(**options):
             exec(compile("\n" * line + block[2], str(page), "exec"), names)  # noqa: S102
+            options = np.get_printoptions()  # a page may set them, for itself
         printed = said.getvalue()
 
 
