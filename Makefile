@@ -6,7 +6,7 @@ JOBS ?= 2
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input -qq
 
-.PHONY: demo test lint peers clean
+.PHONY: demo test lint docs peers clean
 
 demo: .venv/.installed
 	$(BIN)/python -m benchmarks demo
@@ -19,6 +19,10 @@ lint: .venv/.installed
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+# The manual, build/docs/index.html. A warning, such as a link that leads nowhere, is an error.
+docs: .venv/.docs
+	$(BIN)/python -m sphinx -W --keep-going -q -b html docs build/docs
+
 peers: .venv/.peers
 
 clean:
@@ -30,6 +34,10 @@ clean:
 	$(PYTHON) -m venv .venv
 	$(PIP) install -r requirements.lock
 	$(PIP) install --no-deps -e .
+	@touch $@
+
+.venv/.docs: .venv/.installed
+	$(PIP) install -c requirements.lock -e '.[docs]'
 	@touch $@
 
 # The lock holds jax and the rest where they are.

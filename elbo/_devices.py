@@ -50,29 +50,35 @@ def anywhere(f: Callable[..., T], *, like_data: bool = False) -> Callable[..., T
     """
 
     @wraps(f)
-    def placed(*args, **kwargs):
+    def anywhere_placed(*args, **kwargs):
         leaves, treedef = jax.tree.flatten((args, kwargs))
-        spread = {i: leaf for i, leaf in enumerate(leaves) if _spread(leaf)}
-        if not spread:
+        sharding = next(filter(None, map(_spread, leaves)), None)
+        if sharding is None:
             return f(*args, **kwargs)
+        # also those that lie on all devices of the mesh, as parameters do: f may not close over them
+        placed = {i: leaf for i, leaf in enumerate(leaves) if _lies_on(leaf, sharding.mesh)}
 
         def run(arrays):
             own = [arrays.get(i, leaf) for i, leaf in enumerate(leaves)]
             args, kwargs = jax.tree.unflatten(treedef, own)
             return f(*args, **kwargs)
 
-        sharding = _spread(next(iter(spread.values())))
         axis = sharding.spec[0] if like_data else None
         # compiled, for an operation without operands does not know the mesh
-        return jax.jit(placed_by_compiler(run, sharding.mesh, PartitionSpec(axis)))(spread)
+        return jax.jit(placed_by_compiler(run, sharding.mesh, PartitionSpec(axis)))(placed)
 
-    return placed
+    return anywhere_placed
 
 
 def _spread(leaf: Any) -> Any:
     """The sharding of an array that is spread over explicit axes of a mesh, else None."""
     sharding = jax.typeof(leaf).sharding if isinstance(leaf, jax.Array) else None
     return sharding if sharding is not None and any(axis is not None for axis in sharding.spec) else None
+
+
+def _lies_on(leaf: Any, mesh: AbstractMesh) -> bool:
+    """Whether an array lies on a mesh, spread or not."""
+    return isinstance(leaf, jax.Array) and jax.typeof(leaf).sharding.mesh == mesh
 
 
 def varies_over(kind: Any) -> frozenset:

@@ -29,7 +29,7 @@ class Decoded(NamedTuple):
 @partial(jax.jit, static_argnames="model")
 def smooth(model: elbo.Model, params: elbo.Params, ys: PyTree) -> jax.Array:
     """P(z_t | all of y), [N, T, K]; zeros in the padding, and where y is impossible."""
-    return each(lambda y: _posterior(model, params, y).mean().states, params, ys)
+    return each(lambda params, y: _posterior(model, params, y).mean().states, params, ys)
 
 
 @partial(jax.jit, static_argnames="model")
@@ -43,7 +43,7 @@ def filter(model: elbo.Model, params: elbo.Params, ys: PyTree) -> jax.Array:  # 
     >>> filter(hmm.model(2), elbo.Params(theta), jnp.array([[0, 1]])).tolist()
     [[[0.6667, 0.3333], [0.0, 1.0]]]
     """
-    return each(lambda y: jnp.exp(_posterior(model, params, y).filtered()), params, ys)
+    return each(lambda params, y: jnp.exp(_posterior(model, params, y).filtered()), params, ys)
 
 
 @partial(jax.jit, static_argnames="model")
@@ -59,7 +59,7 @@ def decode(model: elbo.Model, params: elbo.Params, ys: PyTree) -> Decoded:
     [[0, 1, 1], [-1, -1, -1]]
     """
 
-    def one(y):
+    def one(params, y):
         states, score = _posterior(model, params, y).best()
         possible = score > elbo.numerics.IMPOSSIBLE
         # a NaN is neither: it is left for the reader to see
@@ -74,7 +74,7 @@ def decode(model: elbo.Model, params: elbo.Params, ys: PyTree) -> Decoded:
 def predict(model: elbo.Model, params: elbo.Params, ys: PyTree) -> jax.Array:
     """P(z_T+1 | y_1..T) after the last frame of each sequence, [N, K]; zeros where y is impossible."""
 
-    def one(y):
+    def one(params, y):
         q = _posterior(model, params, y)
         if q.transition.ndim != 2:
             raise ValueError(

@@ -229,7 +229,7 @@ def build(
 def means(model: elbo.Model, params: elbo.Params, ys: PyTree) -> elbo.Padded:
     """E[x_t | y] of a batch of sequences, [N, T, Q], zero in the padding: data for an HMM over x alone."""
 
-    def one(y):
+    def one(params, y):
         q: Any = model.posterior(params, y)
         return elbo.Padded(q.outer.mean(), elbo.as_padded(y).length)
 

@@ -61,7 +61,7 @@ def smooth(model: elbo.Model, params: elbo.Params, ys: PyTree) -> Smoothed:
     """
     _require(model)
 
-    def one(y):
+    def one(params, y):
         q: Any = model.posterior(params, y)
         return Smoothed(q.mean(), q.covariances())
 
@@ -91,7 +91,7 @@ def filter(model: elbo.Model, params: elbo.Params, ys: PyTree) -> Filtered:  # n
     ([1.0, 1.0], [0.5, 1.5])
     """
     _require(model)
-    return each(lambda y: _filter(params.theta, y)[0], params, ys)
+    return each(lambda params, y: _filter(params.theta, y)[0], params, ys)
 
 
 @partial(jax.jit, static_argnames="model")
@@ -103,7 +103,7 @@ def predict_one_step(model: elbo.Model, params: elbo.Params, ys: PyTree) -> Pred
     """
     _require(model)
 
-    def one(y):
+    def one(params, y):
         theta = params.theta
         _, mean, covariance = _filter(theta, y)
         weights, _, scale = _observation(theta)

@@ -227,7 +227,7 @@ def parse(model: elbo.Model, params: elbo.Params, ys: PyTree) -> Parsed:
     A sentence without a parse has the score −∞, and all its spans and tags are −1.
     """
 
-    def one(y):
+    def one(params, y):
         q: Any = model.posterior(params, y)
         rules, emission = (getattr(getattr(params.theta, name, None), "share", None) for name in ("rules", "emission"))
         if rules is not None:
@@ -245,7 +245,7 @@ def parse(model: elbo.Model, params: elbo.Params, ys: PyTree) -> Parsed:
 @partial(jax.jit, static_argnames="model")
 def consensus(model: elbo.Model, params: elbo.Params, ys: PyTree) -> elbo.posteriors.Spans:
     """The parse of each sentence with the most constituents expected to be right (minimum Bayes risk)."""
-    return each(lambda y: model.posterior(params, y).consensus(), params, ys)  # type: ignore[attr-defined]
+    return each(lambda params, y: model.posterior(params, y).consensus(), params, ys)  # type: ignore[attr-defined]
 
 
 def sample(key: jax.Array, theta: Theta, frames: int) -> elbo.Padded:

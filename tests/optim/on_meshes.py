@@ -73,7 +73,10 @@ def check(axis_type: AxisType, rows: tuple[str, ...]) -> None:
     close(optim.fit(EM, params, points, steps=3, progress=False).params, runs.params)
     close(mixture.init(KEY, points, 2), START)
     for question in (hmm_inference.smooth, lambda model, params, ys: elbo.evidence(model)(params, ys)):
-        close(question(CHAIN, CHAIN_START, series), question(CHAIN, CHAIN_START, SERIES))
+        right = question(CHAIN, CHAIN_START, SERIES)
+        close(question(CHAIN, CHAIN_START, series), right)
+        # parameters that lie on the mesh, as those of a run do
+        close(question(CHAIN, jax.device_put(CHAIN_START, everywhere), series), right)
 
 
 if __name__ == "__main__":
