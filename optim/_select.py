@@ -62,13 +62,11 @@ class Selection(NamedTuple):
     >>> from elbo import optim
     >>> from elbo.models import mixture
     >>> ys = jnp.repeat(jnp.arange(2.0), 20)[:, None] + 0.1 * jax.random.normal(jax.random.key(0), (40, 1))
-    >>> def of(k):
-    ...     model, init = mixture.model(k), lambda key, ys, w: mixture.init(key, ys, k, weights=w)
-    ...     return optim.Candidate(optim.em_step(model), init, model)
-    >>> choices = {k: of(k) for k in (1, 2)}
-    >>> table = optim.select(choices, ys, jax.random.key(1), restarts=2, steps=20)
-    >>> table.best("bic").name
-    2
+    >>> model, init = mixture.model(2), lambda key, ys, weights: mixture.init(key, ys, 2, weights=weights)
+    >>> two = optim.Candidate(optim.em_step(model), init, model)
+    >>> table = optim.select({"two": two}, ys, jax.random.key(1), restarts=2, steps=20)
+    >>> table.best("bic").parameters
+    5
     """
 
     rows: list[Row]

@@ -10,28 +10,25 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 import elbo
 from elbo import optim
-from elbo.models import factor_analysis, hmm, hmm_inference, mixture
+from elbo.models import hmm, hmm_inference, mixture
 
 KEY = jax.random.key(0)
 POINTS = jax.random.normal(KEY, (64, 2)) + 3 * (jnp.arange(64) % 2)[:, None]
 SERIES = POINTS.reshape(16, 4, 2)
 PAIR, START = mixture.model(2), mixture.init(KEY, POINTS, 2)
 CHAIN, CHAIN_START = hmm.model(2), hmm.init(KEY, SERIES, 2)
-FACTORS, FACTORS_START = factor_analysis.model(1), factor_analysis.init(KEY, POINTS, 1)
 AMORTISED = elbo.Model(PAIR.log_joint, lambda psi, y: PAIR.encoder(psi, y))  # any psi, by gradient
 ADAM = optax.adam(0.1)
 EM = optim.em_step(PAIR, chunk_size=3)  # chunks smaller than what a device holds
 BOTH = optim.chain(EM, optim.restrict(optim.eg_step(PAIR, ADAM), "theta.components"))
 
-# every rule with one model, every model with em
+# an exact step, a gradient, both and minibatches with one model; em with another
 ROWS = {
     "em": (EM, START, POINTS),
     "vae": (optim.vae_step(AMORTISED, ADAM), START, POINTS),
-    "vem": (optim.vem_step(AMORTISED, ADAM, chunk_size=3), START, POINTS),
     "chain": (optim.repeat(BOTH, 2), START, POINTS),
     "minibatches": (optim.minibatches(optim.damp(PAIR, EM, 0.5), 8), START, POINTS),
     "hmm": (optim.em_step(CHAIN), CHAIN_START, SERIES),
-    "factors": (optim.em_step(FACTORS, chunk_size=3), FACTORS_START, POINTS),
 }
 
 
