@@ -13,6 +13,7 @@ MODELS = (
 )
 MODULES = (*PAGES, *(f"elbo.models.{name}" for name in MODELS))
 CONSTANTS = ("LOG_ZERO", "IMPOSSIBLE", "PRECISION")  # described where they are written
+HIDDEN: dict[str, list[str]] = {}
 COLUMNS = re.compile(r"\w+ {2,}\S")
 HEADING = re.compile(r"(Args|Returns|Raises|Attributes):$")
 
@@ -21,6 +22,7 @@ def setup(app: Any) -> dict:
     """Connects all that follows."""
     unwrap()
     app.connect("autodoc-process-docstring", process, priority=400)  # before napoleon
+    app.connect("autodoc-process-docstring", put_back, priority=600)  # after it
     app.connect("autodoc-skip-member", skip)
     app.connect("autodoc-process-signature", readable)
     app.connect("missing-reference", elsewhere)
@@ -84,6 +86,13 @@ def elsewhere(app: Any, env: Any, node: Any, content: Any) -> Any:
 def process(app: Any, what: str, name: str, thing: Any, options: Any, lines: list[str]) -> None:
     """The docstring as reStructuredText, for napoleon to read next."""
     lines[:] = [line for kind, part in parts(lines) for line in rendered(kind, part, name)]
+    if what in ("attribute", "data", "property"):  # where napoleon takes what stands before a colon for a type
+        HIDDEN[name], lines[:] = list(lines), []
+
+
+def put_back(app: Any, what: str, name: str, thing: Any, options: Any, lines: list[str]) -> None:
+    """What `process` hid from napoleon."""
+    lines[:] = HIDDEN.pop(name, lines)
 
 
 def parts(lines: list[str]) -> list[tuple[str, list[str]]]:
