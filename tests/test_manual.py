@@ -15,7 +15,7 @@ PAGES = sorted(page for page in DOCS.rglob("*.md") if BLOCK.search(page.read_tex
 
 
 def agree(shown: str, printed: str) -> bool:
-    """Whether the texts are the same but for white space, and of numbers one unit in the last digit or what float32 loses."""
+    """Whether the texts are the same but for white space, one unit in the last digit, and what float32 loses."""
     texts = ["".join(NUMBER.sub("#", text).split()) for text in (shown, printed)]
     pairs = zip(NUMBER.finditer(shown), NUMBER.finditer(printed), strict=False)
     return texts[0] == texts[1] and all(close(a, b) for a, b in pairs)
