@@ -104,7 +104,8 @@ class Source:
         if isinstance(stream, Iterator):
             raise TypeError(
                 f"ys: got a {type(stream).__name__}, which can be read once, expected a stream that every pass reads "
-                "anew: a function that returns an iterator, a loader, or optim.Batches(arrays, size)"
+                "anew: a function that returns an iterator, a loader, or optim.Batches(arrays, size); or one array of "
+                "it all, jnp.stack(list(ys))"
             )
         self.stream = stream
         self.dtype = at_least_single(dtype_of(params))

@@ -66,9 +66,11 @@ class _VEM:
 
     def update(self, key, params, state, ys, *, weights=None):
         require_params(params)
+        self.m_step.moving(params)  # what it cannot move is told before anything is done
+        e_state, m_state = state
         e_key, m_key = (None, None) if key is None else jax.random.split(key)
-        psi, e_state, moved = ascend(*self._problem(params), state[0], ys, weights, e_key)
-        params, state = Params(params.theta, psi), (e_state, state[1])
+        psi, e_state, moved = ascend(*self._problem(params), e_state, ys, weights, e_key)
+        params, state = Params(params.theta, psi), (e_state, m_state)
         closed = _MStep(self)
         params, state, info = closed.advance(params, state, closed.measure(m_key, params, state, ys, weights))
         return params, state, info._replace(finite=info.finite & moved.finite)
