@@ -1,5 +1,6 @@
 """Update rules: coordinate ascent on one objective, exact or by gradient in each coordinate, and what runs them."""
 
+from ._accelerate import accelerate
 from ._checkpoints import Checkpoints
 from ._compose import chain, minibatches, repeat, restrict
 from ._damp import damp
@@ -8,6 +9,7 @@ from ._eg import eg_step
 from ._em import em_step
 from ._fit import fit
 from ._m_step import maximize
+from ._rate import Rate, rate
 from ._rule import Info, Rule, Update
 from ._run import Reason, Result, best, run
 from ._select import Candidate, Selection, select
@@ -21,6 +23,7 @@ __all__ = [
     "Candidate",
     "Checkpoints",
     "Info",
+    "Rate",
     "Reason",
     "Result",
     "Rule",
@@ -28,6 +31,7 @@ __all__ = [
     "Statistics",
     "StreamError",
     "Update",
+    "accelerate",
     "best",
     "chain",
     "damp",
@@ -37,6 +41,7 @@ __all__ = [
     "fit",
     "maximize",
     "minibatches",
+    "rate",
     "repeat",
     "restrict",
     "run",
