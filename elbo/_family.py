@@ -36,7 +36,10 @@ class Family(Protocol):
     - `statistics_of(reference)`: E T(x) of one datum x ~ reference, in this family's coordinates (`PseudoData`).
     - `scale_statistics_of(reference)`: the same of its spread alone (`PseudoScale`).
     - `rebase(statistics, old)`: what this family would have measured where `old` measured the statistics, and
-      `expected(statistics)`: what as many data drawn from this family would give (`optim.damp`).
+      `expected(statistics)`: what as many data drawn from this family would give (`optim.damp`). `optim.rate` and
+      `optim.information` need `rebase`, too.
+    - `named() -> dict[str, Array]`: the parameters that people read, such as means and variances
+      (`optim.information`).
 
     Where these are missing, nothing is done in their place:
 
@@ -45,6 +48,8 @@ class Family(Protocol):
     - `project()`: where not all parameters are allowed, the nearest that are; gradient rules end with it, and
       differentiate through it.
     - `floored()`: bool of any shape, which scales stand at their floor; `info.floored` counts them.
+    - `at_bound(statistics) -> dict[str, Array]`: by field, which numbers stand at the end of their range, bool;
+      standard errors leave them out.
     - `fixed`, a class attribute: names of fields that no step may move (a floor, say). A log_joint may read them.
     """
 

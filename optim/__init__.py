@@ -8,12 +8,14 @@ from ._e_step import Statistics, expected_statistics
 from ._eg import eg_step
 from ._em import em_step
 from ._fit import fit
+from ._information import Uncertainty, information
 from ._m_step import maximize
-from ._rate import Rate, rate
+from ._rate import Convergence, rate
 from ._rule import Info, Rule, Update
 from ._run import Reason, Result, best, run
 from ._select import Candidate, Selection, select
 from ._source import Batch, Batches, StreamError, sample
+from ._summary import summary
 from ._vae import vae_step
 from ._vem import vem_step
 
@@ -22,14 +24,15 @@ __all__ = [
     "Batches",
     "Candidate",
     "Checkpoints",
+    "Convergence",
     "Info",
-    "Rate",
     "Reason",
     "Result",
     "Rule",
     "Selection",
     "Statistics",
     "StreamError",
+    "Uncertainty",
     "Update",
     "accelerate",
     "best",
@@ -39,6 +42,7 @@ __all__ = [
     "em_step",
     "expected_statistics",
     "fit",
+    "information",
     "maximize",
     "minibatches",
     "rate",
@@ -47,6 +51,7 @@ __all__ = [
     "run",
     "sample",
     "select",
+    "summary",
     "vae_step",
     "vem_step",
 ]

@@ -84,12 +84,15 @@ def accelerate(rule: Rule, *, memory: int = 5, method: Method = "anderson") -> R
 
     >>> from elbo import optim
     >>> from elbo.models import mixture
-    >>> ys = jnp.array([[0.0], [1.0], [2.0], [3.0], [4.0], [6.0]])
-    >>> model, start = mixture.model(2), mixture.init(jax.random.key(0), ys, 2)
-    >>> slow, fast = optim.em_step(model), optim.accelerate(optim.em_step(model))
-    >>> runs = [optim.run(r, start, ys, steps=500, tolerance=1e-7) for r in (slow, fast)]
-    >>> bool(runs[1].steps < runs[0].steps), bool(abs(runs[1].final.elbo - runs[0].final.elbo) < 1e-4)
-    (True, True)
+    >>> from elbo.models.families import Categorical, Poisson
+    >>> deaths, days = jnp.arange(10.0)[:, None], jnp.array([162, 267, 271, 185, 111, 61, 27, 8, 3, 1.0])
+    >>> two = Poisson.create(jnp.array([[1.0], [2.5]]))
+    >>> start = Params.tied(mixture.Theta(Categorical.create(jnp.array([0.3, 0.7])), two))
+    >>> slow = optim.em_step(mixture.model(2))
+    >>> def rates(rule, steps):
+    ...     return optim.run(rule, start, deaths, steps=steps, weights=days).params.theta.components.rate()[:, 0]
+    >>> rates(optim.accelerate(slow), 15).tolist(), rates(slow, 500).tolist()  # 1.2561 and 2.6634 at the maximum
+    ([1.2561, 2.6634], [1.2413, 2.6531])
     """
     require_rule("rule", rule)
     require_count("memory", memory)
@@ -114,14 +117,10 @@ class _Accelerate:
             )
         vector = _vector(params)
         nothing = jnp.zeros((self.slots, *vector.shape), vector.dtype)
-        zero, nan = jnp.zeros((), jnp.int32), jnp.full((), jnp.nan, vector.dtype)
-        # of no parameters, for NaN equals nothing
-        unknown = jnp.full_like(vector, jnp.nan)
-        info = Info(nan, nan, jnp.array(True), zero, zero, jnp.array(True), zero, jnp.zeros_like(nan))
-        one = jnp.ones((), vector.dtype)
-        return Memory(
-            inner, unknown, unknown, info, nothing, nothing, zero, zero, one * REACH, zero + PATIENCE, zero, zero
-        )
+        zero, none = jnp.zeros((), jnp.int32), jnp.zeros((), vector.dtype)
+        info = Info(none, none, jnp.array(True), zero, zero, jnp.array(True), zero, none)
+        reach = jnp.full((), REACH, vector.dtype)
+        return Memory(inner, vector, vector, info, nothing, nothing, zero, zero, reach, zero + PATIENCE, zero, zero)
 
     @property
     def slots(self) -> int:
@@ -167,7 +166,7 @@ class _Accelerate:
             return varying((phase, select(good, taken, refused), told), axes)
 
         axes = axes_of(key, params, state, ys, weights)
-        fresh = ~jnp.all(here == state.vector)
+        fresh = (state.evaluations == 0) | ~jnp.all(here == state.vector)
         shape = jax.eval_shape(evaluate, here, state.inner)[2]
         state = state._replace(info=jax.tree.map(lambda a, b: jnp.asarray(a, b.dtype), state.info, shape))
         start = varying((jnp.where(fresh, HERE, PROPOSAL).astype(jnp.int32), state, state.info), axes)

@@ -4,8 +4,6 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
-import numpy as np
 from jax.flatten_util import ravel_pytree
 
 from elbo import Model, Params
@@ -111,14 +109,3 @@ def score(at: Coordinates, task: Problem, psi: PyTree) -> Callable:
         return jax.grad(lambda u: task.expected(at.theta(u), statistics, theta))(v)
 
     return slope
-
-
-def names(tree: PyTree) -> list[str]:
-    """A name for each number of a tree: "components.mean[0,1]"."""
-    out = []
-    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
-        name = jax.tree_util.keystr(path, simple=True, separator=".")
-        shape = jnp.shape(leaf)
-        entries = [()] if not shape else list(np.ndindex(*shape))
-        out += [name + (f"[{','.join(map(str, i))}]" if i else "") for i in entries]
-    return out

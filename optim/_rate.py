@@ -11,11 +11,12 @@ from elbo import Model, Params
 from elbo.extend import ChunkSize, PyTree
 
 from ._arguments import require_count, require_model, require_params
-from ._coordinates import complete_information, coordinates, names, problem
+from ._coordinates import complete_information, coordinates, problem
 from ._em import em_step
+from ._summary import names
 
 
-class Rate(NamedTuple):
+class Convergence(NamedTuple):
     """What `rate` returns, of EM near the parameters given; k = `count`.
 
     Attributes:
@@ -77,7 +78,7 @@ def rate(
     weights: jax.Array | None = None,
     chunk_size: ChunkSize = "auto",
     iterations: int = 32,
-) -> Rate:
+) -> Convergence:
     """The rate at which EM converges near params, and the direction that is slow.
 
         θ_{t+1} − θ* ≈ J (θ_t − θ*),     J = I − I_c⁻¹ I_o
@@ -88,24 +89,19 @@ def rate(
 
     Args:
       model: as of `em_step`: an exact encoder, and families with `rebase`.
-      params: a fixed point of EM; see `Rate.gain`.
+      params: a fixed point of EM; see `Convergence.gain`.
       ys: pytree of data with a leading axis N.
       count: how many eigenvalues.
       prior, weights, chunk_size: those of `em_step`.
       iterations: at most how many, each the cost of about three E steps and the memory of [iterations, P].
 
     Returns:
-      `Rate`. Eigenvalues and not vectors depend on how theta is written, and neither on the units of the data.
+      `Convergence`. Eigenvalues and not vectors depend on how theta is written, and neither on the units of the data.
 
     Raises:
       TypeError: the model has no exact E step, or a part of theta no closed-form M step.
 
-    >>> import elbo
     >>> from elbo import optim
-    >>> from elbo.models.families import Normal
-    >>> log_joint = lambda theta, z, y: jnp.sum(z) * jnp.log(0.5) + z @ jnp.array(
-    ...     [theta.log_prob(y), Normal(theta.mean + 4, theta.log_scale, theta.floor).log_prob(y)]
-    ... )
     >>> from elbo.models import mixture
     >>> ys = jnp.array([[0.0], [1.0], [2.0], [5.0], [6.0], [8.0]])
     >>> model, start = mixture.model(2), mixture.init(jax.random.key(0), ys, 2)
@@ -152,7 +148,9 @@ def rate(
     move = new - at.vector
     left = jnp.vdot(move, metric(move)) / (2 * (1 - jnp.minimum(values[0], 1 - same)))
     tree = jax.vmap(at.tree)
-    return Rate(values, tree(directions), tree(directions * duals), residuals, jnp.sum(one, dtype=jnp.int32), left)
+    return Convergence(
+        values, tree(directions), tree(directions * duals), residuals, jnp.sum(one, dtype=jnp.int32), left
+    )
 
 
 def lanczos(operator: Any, metric: Any, start: jax.Array, size: int) -> tuple:

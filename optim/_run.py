@@ -16,6 +16,7 @@ from elbo.extend import PyTree, axes_of, varying
 from ._arguments import require_count, require_params, require_rule, require_tolerance
 from ._common_subexpressions import share
 from ._rule import Info, Rule
+from ._summary import speed
 
 REJECTIONS = 10
 """How many updates in a row may be rejected (not finite) before a run gives up."""
@@ -69,7 +70,10 @@ class Result(NamedTuple):
             else jax.tree.map(lambda a: a[-1], self.history)
         )
         value = "" if last is None else f", {float(last.objective):.6g} nats a datum"
-        return f"{self.steps} steps, {self.reason}{value}\n{self.params}"
+        lines = [f"{self.steps} steps, {self.reason}{value}"]
+        if self.history is not None and (told := speed(np.asarray(self.history.objective))):
+            lines.append(told)
+        return "\n".join([*lines, repr(self.params)])
 
     def write_csv(self, path: str | Path) -> None:
         """Writes the history, a row for each step, under the names of `Info`."""

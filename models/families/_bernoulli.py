@@ -11,7 +11,7 @@ from elbo import PRECISION, safe_log
 from elbo.extend import density, tapped, told
 from elbo.numerics import on_support
 
-from ._checks import check_event, floating, is_forbidden, log_estimate
+from ._checks import NONE, check_event, floating, is_forbidden, log_estimate
 
 
 class Statistics(NamedTuple):
@@ -92,6 +92,14 @@ class Bernoulli:
     def free_parameters(self) -> int:
         """How many free numbers: the probabilities, without those that are 0 or 1 by `create`. Not under jit."""
         return int(np.sum(~np.asarray(is_forbidden(-jnp.abs(self.logits)))))
+
+    def named(self) -> dict[str, jax.Array]:
+        """The parameters by their usual names."""
+        return {"probabilities": self.probabilities()}
+
+    def at_bound(self, statistics: Statistics) -> dict[str, jax.Array]:
+        """Which numbers stand at the end of their range, by field."""
+        return {"logits": (statistics.zeros < NONE) | (statistics.ones < NONE)}
 
     def empty(self, statistics: Statistics) -> jax.Array:
         """Components without data, bool [*batch]."""

@@ -11,7 +11,7 @@ from elbo import LOG_ZERO, PRECISION, safe_log
 from elbo.extend import density, tapped, told
 from elbo.numerics import on_support, widen
 
-from ._checks import is_forbidden, log_estimate
+from ._checks import NONE, is_forbidden, log_estimate
 
 
 @jax.tree_util.register_dataclass
@@ -106,6 +106,14 @@ class Categorical:
         """
         possible = np.sum(~np.asarray(is_forbidden(self.logits)), -1)
         return int(np.sum(np.maximum(possible - 1, 0)))
+
+    def named(self) -> dict[str, jax.Array]:
+        """The parameters by their usual names."""
+        return {"probabilities": self.probabilities()}
+
+    def at_bound(self, statistics: jax.Array) -> dict[str, jax.Array]:
+        """Which numbers stand at the end of their range, by field."""
+        return {"logits": statistics < NONE}
 
     def empty(self, statistics: jax.Array) -> jax.Array:
         """Distributions without data, bool [*batch]."""

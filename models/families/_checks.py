@@ -11,6 +11,9 @@ from elbo import LOG_ZERO, safe_log
 UNSEEN = 0.5 * LOG_ZERO
 """ln of what was estimated as 0: as impossible as `LOG_ZERO`, which stands for what the model forbids, but free."""
 
+NONE = 0.01
+"""Fewer data than this behind a probability or a rate are none: it stands at 0, or is on its way there."""
+
 
 def check_event(name: str, x: jax.Array, shape: tuple[int, ...]) -> None:
     """Raises unless x is one floating-point datum of the given shape."""

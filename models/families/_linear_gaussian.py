@@ -200,6 +200,14 @@ class LinearGaussian:
         """How many free numbers the batch of components has."""
         return sum(getattr(self, place).size for name, place in _PARAMETERS.items() if name not in self.known)
 
+    def named(self) -> dict[str, jax.Array]:
+        """The parameters by their usual names."""
+        return {"weights": self.weights, "bias": self.bias, "variance": self.scale() ** 2}
+
+    def at_bound(self, statistics: Statistics) -> dict[str, jax.Array]:
+        """Which numbers stand at the end of their range, by field."""
+        return {"log_scale": self.floored()}
+
     def empty(self, statistics: Statistics) -> jax.Array:
         """Components without data, bool [*batch]."""
         return statistics.moment[..., 0, 0] <= 0

@@ -229,6 +229,14 @@ class MultivariateNormal:
         free = {"mean": self.mean.size, "covariance": covariances * (self.covariance_type == "spherical" or triangle)}
         return sum(count for name, count in free.items() if name not in self.known)
 
+    def named(self) -> dict[str, jax.Array]:
+        """The parameters by their usual names."""
+        return {"mean": self.mean, "covariance": self.covariance()}
+
+    def at_bound(self, statistics: Statistics) -> dict[str, jax.Array]:
+        """Which numbers stand at the end of their range, by field."""
+        return {"root": self._floored_roots()}
+
     def empty(self, statistics: Statistics) -> jax.Array:
         """Components without data, bool [*batch]."""
         return statistics.count <= 0
@@ -290,6 +298,12 @@ class MultivariateNormal:
             "spherical": self.event_size * scale_count,
         }[self.covariance_type]
         return Statistics(count, jnp.zeros_like(first), second, scale_count)
+
+    def _floored_roots(self):
+        # a floor binds along main axes, so that no entry of a root is free where one is
+        if self.covariance_type == "spherical":
+            return self.floored()
+        return jnp.broadcast_to(jnp.any(self.floored(), -1)[..., None, None], self.root.shape)
 
     def rebase(self, statistics: Statistics, old: "MultivariateNormal") -> Statistics:
         """What this family would have measured where `old` measured the statistics of data (not of a prior)."""

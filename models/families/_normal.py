@@ -132,6 +132,14 @@ class Normal:
         """How many free numbers the batch of components has."""
         return self.mean.size + self.log_scale.size
 
+    def named(self) -> dict[str, jax.Array]:
+        """The parameters by their usual names."""
+        return {"mean": self.mean, "variance": self.scale() ** 2}
+
+    def at_bound(self, statistics: Statistics) -> dict[str, jax.Array]:
+        """Which numbers stand at the end of their range, by field."""
+        return {"log_scale": self.floored()}
+
     def empty(self, statistics: Statistics) -> jax.Array:
         """Components without data, bool [*batch]."""
         return statistics.count <= 0

@@ -13,7 +13,7 @@ from elbo import PRECISION, safe_log
 from elbo.extend import density, tapped, told
 from elbo.numerics import on_support
 
-from ._checks import check_event, divide, floating, is_forbidden, log_estimate
+from ._checks import NONE, check_event, divide, floating, is_forbidden, log_estimate
 
 
 class Statistics(NamedTuple):
@@ -114,6 +114,14 @@ class Poisson:
     def free_parameters(self) -> int:
         """How many free numbers: the rates, without those that are 0 by `create`. Not under jit."""
         return int(np.sum(~np.asarray(is_forbidden(self.log_rate))))
+
+    def named(self) -> dict[str, jax.Array]:
+        """The parameters by their usual names."""
+        return {"rate": self.rate()}
+
+    def at_bound(self, statistics: Statistics) -> dict[str, jax.Array]:
+        """Which numbers stand at the end of their range, by field."""
+        return {"log_rate": statistics.total < NONE}
 
     def empty(self, statistics: Statistics) -> jax.Array:
         """Components without data (or exposure), bool [*batch]."""
