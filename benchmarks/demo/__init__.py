@@ -8,6 +8,7 @@ series    earthquakes by Poisson HMMs, the Nile with missing years
 units     spoken digits: the states of HMM-VAEs, of a VAE with a mixture and of Gaussian HMMs
 language  characters of Shakespeare: a neural HMM, amortised chains, an HMM by EM, n-grams
 spoken    connected digits: CTC as exact E and gradient M, sampled alignments, a plain loop
+law       EM, accelerated EM and gradients against the fraction of missing information
 grammar   grammars of parts of speech: induced from sentences, and read off treebank trees
 """
 
@@ -28,11 +29,13 @@ from . import (
     em_or_gradient,
     four_rules,
     grammar,
+    law,
     language,
     mnist,
     pictures,
     pictures_grammar,
     pictures_language,
+    pictures_law,
     pictures_spoken,
     pictures_units,
     series,
@@ -47,6 +50,7 @@ MORE: dict[str, tuple[ModuleType, Callable[[Any, Path], None]]] = {
     "units": (units, pictures_units.units_picture),
     "language": (language, pictures_language.picture),
     "spoken": (spoken, pictures_spoken.picture),
+    "law": (law, pictures_law.law_picture),
     "grammar": (grammar, pictures_grammar.grammar_picture),
 }
 GROUPS = {"chains": ("series", "units", "language")}
