@@ -3,6 +3,7 @@
 from . import _files as files
 from ._batch import batch_length, explained
 from ._chunks import Chunks, ChunkSize, automatic_size, check_chunk_size, over_devices
+from ._criteria import aic, bic, free_parameters
 from ._devices import anywhere, axes_of, explicit_mesh, placed_by_compiler, varying
 from ._draws import draws_the_impossible, may_draw_the_impossible
 from ._dtypes import at_least_single, converted, dtype_of, widened
@@ -23,11 +24,13 @@ __all__ = [
     "Compiled",
     "Method",
     "PyTree",
+    "aic",
     "at_least_single",
     "automatic_size",
     "anywhere",
     "axes_of",
     "batch_length",
+    "bic",
     "bound",
     "by_platform",
     "check_chunk_size",
@@ -40,6 +43,7 @@ __all__ = [
     "explained",
     "explicit_mesh",
     "files",
+    "free_parameters",
     "is_family",
     "may_draw_the_impossible",
     "over_devices",

@@ -10,11 +10,14 @@ import numpy as np
 
 import elbo
 from elbo import Model, Params
-from elbo.extend import PyTree, batch_length
+from elbo.extend import PyTree, aic, batch_length, bic, free_parameters
 
 from ._arguments import require_count
 from ._rule import Rule
 from ._run import Reason, best, run
+
+CRITERIA = {"aic": -1, "bic": -1, "held_out": 1, "log_likelihood": 1}  # 1: larger is better
+LABELS = {"aic": "AIC", "bic": "BIC", "held_out": "ln P held out, a datum", "log_likelihood": "ln P of all data"}
 
 
 class Candidate(NamedTuple):
@@ -38,8 +41,8 @@ class Row(NamedTuple):
       name: its key in `candidates`.
       params: of the best restart on all data.
       log_likelihood: Σ w ln P(y) of them, nats.
-      parameters: how many are free, or None where theta cannot tell.
-      aic, bic: −2 ln P + 2 p and −2 ln P + p ln n; smaller is better. None where p is.
+      parameters: how many are free (`models.criteria.free_parameters`), or None where a family cannot tell.
+      aic, bic: −2 ln P + 2 p and −2 ln P + p ln n; smaller is better. None where p is; NaN where ln P is.
       held_out: mean ln P of the data held out, nats, each under the parameters fitted without its fold; None without
         folds.
       reason, steps: of the best run.
@@ -72,14 +75,44 @@ class Selection(NamedTuple):
     rows: list[Row]
 
     def best(self, criterion: str = "bic") -> Row:
-        """The row with the smallest "aic" or "bic", or the largest "held_out" or "log_likelihood"."""
-        if criterion not in ("aic", "bic", "held_out", "log_likelihood"):
+        """The row with the smallest "aic" or "bic", or the largest "held_out" or "log_likelihood"; NaN never wins."""
+        if criterion not in CRITERIA:
             raise ValueError(f"criterion: got {criterion!r}, expected 'aic', 'bic', 'held_out' or 'log_likelihood'")
-        values = [getattr(row, criterion) for row in self.rows]
+        values = self._values(criterion)
         if None in values:
             raise ValueError(f"criterion: {criterion} is not known of every candidate; held_out needs folds >= 2")
-        sign = -1 if criterion in ("aic", "bic") else 1
-        return self.rows[int(np.argmax(sign * np.array(values)))]
+        ranks = CRITERIA[criterion] * np.array(values)
+        return self.rows[int(np.argmax(np.where(np.isnan(ranks), -np.inf, ranks)))]
+
+    def plot(self) -> Any:
+        """AIC and BIC of every candidate, and below them ln P held out, as a figure of matplotlib (extra `demo`).
+
+        A ring is around the best of each. Names that are numbers stand in their place on the axis. What is not known of
+        every candidate is left out.
+        """
+        import matplotlib.pyplot as plt
+
+        names = [row.name for row in self.rows]
+        places = names if all(isinstance(name, int | float) for name in names) else range(len(names))
+        known = [c for c in ("aic", "bic", "held_out", "log_likelihood") if None not in self._values(c)]
+        # without folds ln P itself, which never falls with the size of a model
+        below = "held_out" if "held_out" in known else "log_likelihood"
+        panels = [p for p in ([c for c in known if c in ("aic", "bic")], [below]) if p]
+        figure, axes = plt.subplots(len(panels), sharex=True, squeeze=False, layout="constrained")
+        for ax, panel in zip(axes[:, 0], panels, strict=True):
+            for criterion in panel:
+                (line,) = ax.plot(places, self._values(criterion), marker="o", label=LABELS[criterion])
+                best = names.index(self.best(criterion).name)
+                ring = dict(marker="o", markersize=13, fillstyle="none", linestyle="none", color=line.get_color())
+                ax.plot(places[best], self._values(criterion)[best], **ring)
+            ax.set_ylabel("nats, smaller is better" if panel != [below] else "nats, larger is better")
+            ax.legend()
+        axes[-1, 0].set_xticks(list(places), [str(name) for name in names])
+        axes[-1, 0].set_xlabel("candidate")
+        return figure
+
+    def _values(self, criterion: str) -> list:
+        return [getattr(row, criterion) for row in self.rows]
 
     def __str__(self) -> str:
         heads = ("name", "log_likelihood", "parameters", "aic", "bic", "held_out", "steps", "reason")
@@ -186,22 +219,21 @@ def _row(name, runs, values, weights, part, folds, observations) -> Row:
     counted = weights > 0
     total = float(np.sum(weights[counted] * values[0][counted]))
     try:
-        parameters = _free(first.params.theta)
-    except AttributeError:
+        parameters = free_parameters(first.params.theta)
+    except TypeError:  # a family of the user's own that has no such method
         parameters = None
-    aic = bic = held_out = None
+    akaike = schwarz = held_out = None
     if parameters is not None:
         count = float(np.sum(weights)) if observations is None else observations
-        aic, bic = -2 * total + 2 * parameters, -2 * total + parameters * float(np.log(count))
+        known = not np.isnan(total)  # or a candidate that cannot use the data would end the comparison of the others
+        akaike = aic(total, parameters) if known else float("nan")
+        schwarz = bic(total, parameters, count) if known else float("nan")
     if folds:
         own = values[1:][part, np.arange(len(part))]
         held_out = float(np.sum(weights[counted] * own[counted]) / np.sum(weights))
-    return Row(name, first.params, total, parameters, aic, bic, held_out, Reason(int(first.reason)), int(first.steps))
-
-
-def _free(theta: PyTree) -> int:
-    """As `models.criteria.free_parameters` counts: a Theta or a family is asked."""
-    return theta.free_parameters()
+    return Row(
+        name, first.params, total, parameters, akaike, schwarz, held_out, Reason(int(first.reason)), int(first.steps)
+    )
 
 
 def _cell(value: Any) -> str:

@@ -8,6 +8,8 @@ import pytest
 import elbo
 from elbo import optim
 from elbo.models import criteria, factor_analysis, hmm, mixture
+from elbo.models.families import Categorical, Normal
+from elbo.optim._select import Row
 
 KEY = jax.random.key(0)
 YS = jnp.repeat(jnp.arange(3.0), 15)[:, None] * 2 + 0.3 * jax.random.normal(KEY, (45, 2))
@@ -60,6 +62,41 @@ def test_errors():
         table.best("held_out")
     with pytest.raises(ValueError, match="criterion: got 'dic'"):
         table.best("dic")
+
+
+def row(name, bic, held_out=None, aic=None):
+    return Row(name, None, -bic / 2, 1, aic, bic, held_out, optim.Reason.CONVERGED, 1)
+
+
+def test_a_candidate_that_cannot_use_the_data_ends_nothing_and_never_wins():
+    table = optim.select({k: of(mixture, k) for k in (1, 2)}, YS.at[0].set(jnp.nan), KEY, restarts=1, short=1, steps=1)
+    assert all(np.isnan([r.log_likelihood, r.aic, r.bic]).all() for r in table.rows)
+    assert optim.Selection([row("nan", np.nan), row("worse", 3.0), row("better", 2.0)]).best("bic").name == "better"
+
+
+def test_free_parameters_are_those_of_a_model_of_your_own_too():
+    def log_joint(theta, z, y):
+        return theta["kind"].log_prob(z) + z @ theta["point"].log_prob(y)
+
+    model = elbo.Model(log_joint, elbo.exact(log_joint, elbo.categorical(2)))
+    theta = {"kind": Categorical.create(jnp.ones(2) / 2), "point": Normal.create(YS[:2], jnp.ones((2, 2)))}
+    candidate = optim.Candidate(optim.em_step(model), lambda key, ys, w: elbo.Params.tied(theta), model)
+    assert optim.select({"mine": candidate}, YS, KEY, restarts=1, short=1, steps=1).rows[0].parameters == 1 + 2 * 4
+
+
+def test_picture():
+    pytest.importorskip("matplotlib").use("agg")
+    rows = [row(3, 9.0, -2.0, 6.0), row(1, 8.0, -1.5, 7.0), row(7, 8.5, -3.0, 6.5)]
+    above, below = optim.Selection(rows).plot().axes
+    for axis, name, best in ((above, "aic", 3), (above, "bic", 1), (below, "held_out", 1)):
+        curve, ring = (axis.lines[2 * ["aic", "bic"].index(name) :] if axis is above else axis.lines)[:2]
+        assert curve.get_xdata().tolist() == [3, 1, 7] and ring.get_xdata().tolist() == [best]
+        assert curve.get_ydata().tolist() == [getattr(r, name) for r in rows]
+    # without folds, and with names that are no numbers
+    above, below = optim.Selection([row("a", 9.0), row("b", 8.0)]).plot().axes
+    assert [text.get_text() for text in below.get_xticklabels()] == ["a", "b"]
+    assert above.get_legend_handles_labels()[1] == ["BIC"]
+    assert below.get_legend_handles_labels()[1] == ["ln P of all data"] and "larger" in below.get_ylabel()
 
 
 def test_stacked_data_sets_are_fitted_as_each_alone():
