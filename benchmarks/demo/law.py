@@ -1,8 +1,8 @@
 """When is EM fast? The fraction of missing information r at the maximum says so, before anything is timed.
 
 One knob, the missing information, is turned in mixtures, chains, factor models and counts, and real sets are added.
-Each method has the same starts, coordinates and float64. Its cost is counted in E steps: one for a step of EM, one for a
-gradient, one for each trial of a line search, one for each evaluation of an accelerated rule.
+Each method has the same starts, coordinates and float64. Its cost is counted in E steps: one for a step of EM, one for
+a gradient, one for each trial of a line search, one for each evaluation of an accelerated rule.
 """
 
 from collections.abc import Callable
@@ -180,8 +180,9 @@ PIECES = 24
 def compute(tell: Callable[[str], None], chosen: list[Problem] | None = None) -> list[Row]:
     """Runs every method on every problem; `tell` is called before each problem."""
     with jax.enable_x64(True):
-        rows = []
-        for problem in problems() if chosen is None else chosen:
+        rows, given = [], problems() if chosen is None else chosen
+        assert chosen is not None or len(given) == PIECES
+        for problem in given:
             tell(problem.name)
             rows.append(_row(problem))
         return rows
@@ -315,11 +316,11 @@ def figures(rows: list[Row]) -> dict:
     fewer = np.median(slow) if slow else np.nan
     text = (
         f"EM's rate was ln r within {RATE_ERROR:.0%} on {len(errors) - len(missed)} of {len(errors)} problems"
-        f"{_listed(missed)}. EM needs fewer E steps than the best gradient method where less than r* = {1 - cut:.3g} of "
-        f"the information is missing: {wrong} of {len(rows)} problems lie on the wrong side, {far} by more than a factor "
-        f"of {CROSSING:g} in 1 − r. Below r* Adam at its best rate was ahead on {len(adam)}. Where r > {SLOW}, Anderson "
-        f"mixing needs {fewer:.1f} times fewer evaluations (median of {len(slow)}); elsewhere more than {OVERHEAD} times "
-        f"as many as EM on {len(dear)} of {len(quick)}{_listed(dear)}."
+        f"{_listed(missed)}. EM needs fewer E steps than the best gradient method where less than r* = {1 - cut:.3g} "
+        f"of the information is missing: {wrong} of {len(rows)} problems lie on the wrong side, {far} by more than a "
+        f"factor of {CROSSING:g} in 1 − r. Below r* Adam at its best rate was ahead on {len(adam)}. Where r > {SLOW}, "
+        f"Anderson mixing needs {fewer:.1f} times fewer evaluations (median of {len(slow)}); elsewhere more than "
+        f"{OVERHEAD} times as many as EM on {len(dear)} of {len(quick)}{_listed(dear)}."
     )
     return {"rows": [row._asdict() for row in rows], "crossing": 1 - cut, "adam_ahead": adam, "conclusion": text}
 
