@@ -1,5 +1,6 @@
 """Checkpoints of `fit`: what it needs to go on as if it had never stopped, written by orbax."""
 
+import os
 import time
 import warnings
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from elbo import Params
 from elbo.extend import PyTree, files
 
 from ._arguments import require_count
+from ._history import History
 from ._rule import Info
 from ._run import Seen
 
@@ -48,18 +50,20 @@ class Kept(NamedTuple):
       params, state: after the step.
       seen: what the loop remembers of the steps before.
       reason: why the run ended with this step, or MAX_STEPS.
-      history: `Info` of all steps, arrays [steps].
     """
 
     params: Params
     state: PyTree
     seen: Seen
     reason: int
-    history: Info
 
 
 class Writer:
-    """The checkpoints of one run of `fit`."""
+    """The checkpoints of one run of `fit`.
+
+    The history is beside them, in a file of rows to which each adds those since the last: to write it anew every time
+    would cost the square of the steps. A checkpoint of step n counts on the first n rows.
+    """
 
     def __init__(self, options: Checkpoints, key: jax.Array | None, resume: bool):
         ocp = files.orbax()
@@ -69,6 +73,7 @@ class Writer:
         self.manager = ocp.CheckpointManager(self.path, options=settings)
         self.args = ocp.args
         self.last, self.time = 0, time.monotonic()
+        self.log, self.logged = self.path / "history.rows", 0
         if not resume and self.manager.all_steps():
             raise ValueError(
                 f"checkpoints: {self.path} holds some up to step {self.manager.latest_step()}; pass resume=True to go "
@@ -80,13 +85,14 @@ class Writer:
         waited = time.monotonic() - self.time >= 60 * self.options.minutes
         return step - self.last >= self.options.every and waited
 
-    def write(self, step: int, kept: Kept) -> None:
+    def write(self, step: int, kept: Kept, history: History) -> None:
         """Writes a checkpoint, unless that of this step is written."""
         if step == self.last:
             return
-        about = {"version": files.VERSION, "key": self.key, "leaves": files.listed(kept)}
-        parts = dict(arrays=self.args.StandardSave(files.packed(kept)), about=self.args.JsonSave(about))
         try:
+            fields = self._append(step, history)
+            about = {"version": files.VERSION, "key": self.key, "leaves": files.listed(kept), "history": fields}
+            parts = dict(arrays=self.args.StandardSave(files.packed(kept)), about=self.args.JsonSave(about))
             self.manager.save(step, args=self.args.Composite(**parts), force=True)
         except Exception as error:  # whatever it is, the run is worth more
             warnings.warn(
@@ -96,8 +102,31 @@ class Writer:
             )
         self.last, self.time = step, time.monotonic()
 
-    def read(self, params: Params, state: PyTree) -> tuple[int, Kept] | None:
-        """The latest checkpoint that can be read, with its step; None where there is none.
+    def _append(self, step: int, history: History) -> list[list[str]]:
+        """Writes the rows up to a step that are not written; the names and dtypes of their fields."""
+        new: Any = history.rows(self.logged, step)
+        fields = [[name, column.dtype.str] for name, column in zip(Info._fields, new, strict=True)]
+        rows = np.empty(step - self.logged, [tuple(field) for field in fields])
+        for name, column in zip(Info._fields, new, strict=True):
+            rows[name] = column
+        with self.log.open("r+b" if self.log.exists() else "xb") as file:
+            file.seek(self.logged * rows.itemsize)  # what an older run wrote from here on is written over
+            file.write(rows.tobytes())
+            file.flush()
+            os.fsync(file.fileno())
+        self.logged = step
+        return fields
+
+    def _rows(self, step: int, fields: list[list[str]]) -> Info:
+        rows = np.fromfile(self.log, [tuple(field) for field in fields], step)
+        if len(rows) < step:
+            raise ValueError(f"{self.log} holds {len(rows)} steps")
+        self.logged = step
+        columns: Any = [rows[name].copy() for name, _ in fields]
+        return Info(*columns)
+
+    def read(self, params: Params, state: PyTree) -> tuple[int, Kept, Info] | None:
+        """The latest checkpoint that can be read, with its step and `Info` of all steps; None where there is none.
 
         Raises:
           ValueError: it is of other parameters, of another state, or of another key.
@@ -107,6 +136,8 @@ class Writer:
                 about = self.manager.restore(step, args=self.args.Composite(about=self.args.JsonRestore())).about
                 arrays = self.manager.restore(step, args=self.args.Composite(arrays=self.args.StandardRestore())).arrays
                 leaves = files.unpacked(arrays, about["leaves"])
+                # older ones hold their history themselves
+                history = self._rows(step, about["history"]) if "history" in about else None
             except Exception as error:  # truncated, or changed by another hand
                 warnings.warn(
                     f"fit: the checkpoint of step {step} in {self.path} cannot be read ({type(error).__name__}); the "
@@ -117,7 +148,7 @@ class Writer:
                 self.manager.delete(step)  # its place is needed
                 continue
             files.check_version(about, self.path)
-            given = Kept(params, state, Seen(), 0, None)  # type: ignore[arg-type]
+            given = Kept(params, state, Seen(), 0)
             start = [leaf for leaf in about["leaves"] if leaf[0].startswith((".params", ".state"))]
             expected = [leaf for leaf in files.listed(given) if leaf[0].startswith((".params", ".state"))]
             files.check_leaves(start, expected, self.path)
@@ -128,6 +159,6 @@ class Writer:
             params, state = jax.tree.unflatten(jax.tree.structure(tree), files.restored(leaves[:count], tree))
             self.last = step
             *seen, reason = (leaf.item() for leaf in leaves[count : count + len(Seen._fields) + 1])
-            history: Any = leaves[count + len(Seen._fields) + 1 :]
-            return step, Kept(params, state, Seen(*seen), reason, Info(*history))
+            older: Any = leaves[count + len(Seen._fields) + 1 :]
+            return step, Kept(params, state, Seen(*seen), reason), history or Info(*older)
         return None

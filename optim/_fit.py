@@ -16,6 +16,7 @@ from elbo.extend import PyTree, batch_length
 from ._arguments import require_count, require_params, require_rule, require_tolerance
 from ._checkpoints import Checkpoints, Kept, Writer
 from ._fit_stream import Before, fit_stream
+from ._history import History
 from ._rule import Info, Rule
 from ._run import Reason, Result, Seen, loop, update_of
 from ._source import is_stream
@@ -95,41 +96,42 @@ def fit(
         raise ValueError("checkpoints: got None with resume=True, expected optim.Checkpoints(folder)")
     writer = None if checkpoints is None else Writer(checkpoints, key, resume)
     found = writer.read(params, state) if writer is not None and resume else None
-    before = Before(params, state, 0, Seen(), Reason.MAX_STEPS, []) if found is None else Before.of(*found)
+    before = Before(params, state, 0, Seen(), Reason.MAX_STEPS, None) if found is None else Before.of(*found)
     if is_stream(ys):
         with _bar(steps, progress) as show:
             return fit_stream(rule, before, ys, key, steps, tolerance, first, show, callback, writer)
-    history = before.history
+    history = History(before.history)
     # Ctrl-C may come between any two lines, so that all that is known of the blocks done is set at once; and a block
     # does not reuse the memory of what it is given, which would be lost if Ctrl-C came before its result
-    kept = before.params, before.state, before.steps, len(history)
+    kept = before.params, before.state, before.steps
     # of Python's own types throughout, so that the first block is the same program as the others
     reason, seen = before.reason, before.seen
     allowed = -1.0 if tolerance is None else tolerance
     with _bar(steps, progress) as show:
         try:
             while kept[2] < steps and reason is Reason.MAX_STEPS:
-                params, state, done, _ = kept
+                params, state, done = kept
                 limit = min(every, steps - done)
                 seam = (first + done, limit, seen)
                 out = _block(rule, params, state, ys, key, weights, allowed, *seam, size=every)
                 params, state, block, taken, why = out
                 taken = int(taken)
-                history.append(jax.tree.map(lambda a, n=taken: np.asarray(a)[:n], block))
-                kept = params, state, done, _ = params, state, done + taken, len(history)
-                reason, info = Reason(int(why)), jax.tree.map(lambda a: a[-1], history[-1])
-                seen = Seen(float(info.objective), int(info.dropped), _rejected(history[-1], int(seen.rejections)))
+                block = jax.tree.map(lambda a, n=taken: np.asarray(a)[:n], block)
+                history.add(block)
+                kept = params, state, done = params, state, done + taken
+                reason, info = Reason(int(why)), jax.tree.map(lambda a: a[-1], block)
+                seen = Seen(float(info.objective), int(info.dropped), _rejected(block, int(seen.rejections)))
                 show(done, info)
                 if writer is not None and writer.due(done):
-                    writer.write(done, Kept(params, state, seen, int(reason), _joined(history)))
+                    writer.write(done, Kept(params, state, seen, int(reason)), history)
                 if callback is not None and callback(first + done, params, info) and reason is Reason.MAX_STEPS:
                     reason = Reason.STOPPED
         except KeyboardInterrupt:
             reason = Reason.STOPPED
-    params, state, done, blocks = kept
-    joined = _joined(history[:blocks]) if blocks else None
-    if writer is not None and joined is not None and done == np.size(joined.elbo):
-        writer.write(done, Kept(params, state, seen, int(reason), joined))
+    params, state, done = kept
+    joined = history.rows(0, done)
+    if writer is not None and done and done == history.count:
+        writer.write(done, Kept(params, state, seen, int(reason)), history)
     final = None
     with contextlib.suppress(KeyboardInterrupt):
         if joined is not None:  # the same program, for one step of which nothing but the report is kept
@@ -138,10 +140,6 @@ def fit(
     if final is not None and (trouble := _trouble(final)):
         warnings.warn(f"fit: the parameters returned have {', '.join(trouble)}", RuntimeWarning, stacklevel=2)
     return Result(params, state, joined, done, reason, final)
-
-
-def _joined(history: list[Info]) -> Info:
-    return jax.tree.map(lambda *parts: np.concatenate(parts), *history)
 
 
 def _trouble(info: Info) -> list[str]:

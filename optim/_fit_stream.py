@@ -12,6 +12,7 @@ from elbo.extend import PyTree
 
 from ._checkpoints import Kept, Writer
 from ._compose import streaming
+from ._history import History
 from ._rule import Info, Rule
 from ._run import Reason, Result, Seen, judge, step_key
 from ._source import Source, StreamError
@@ -24,7 +25,7 @@ class Before(NamedTuple):
       params, state: to begin with.
       steps: taken before.
       seen, reason: of the last of them.
-      history: `Info` of them, in parts.
+      history: `Info` of them; None where there are none.
     """
 
     params: Params
@@ -32,13 +33,13 @@ class Before(NamedTuple):
     steps: int
     seen: Seen
     reason: Reason
-    history: list[Info]
+    history: Info | None
 
     @classmethod
-    def of(cls, step: int, kept: Kept) -> "Before":
+    def of(cls, step: int, kept: Kept, history: Info) -> "Before":
         """From a checkpoint; one that was stopped by a person goes on."""
         reason = Reason.MAX_STEPS if kept.reason == Reason.STOPPED else Reason(kept.reason)
-        return cls(kept.params, kept.state, step, kept.seen, reason, [kept.history])
+        return cls(kept.params, kept.state, step, kept.seen, reason, history)
 
 
 def fit_stream(
@@ -54,28 +55,27 @@ def fit_stream(
     writer: Writer | None,
 ) -> Result:
     """See `fit`. A step is one update, which takes one pass over the stream or a few."""
-    params, state, done, seen, reason, history = before
+    params, state, done, seen, reason, _ = before
+    history = History(before.history)
     update, source = streaming(rule), Source(stream, params)
     begin = time.monotonic()
 
-    def joined() -> Info:
-        return jax.tree.map(lambda *a: np.concatenate(a), *history)
-
     def result() -> Result:
-        return Result(params, state, joined() if history else None, done, reason, None)
+        return Result(params, state, history.rows(0, done), done, reason, None)
 
     try:
         while done < steps and reason is Reason.MAX_STEPS:
             new = update(step_key(key, first + done), params, state, source)
             info = jax.tree.map(np.asarray, new[2])
             new_seen, why = judge(info, seen, tolerance)
-            row, now = jax.tree.map(lambda a: a[None], info), Seen(*(np.asarray(a).item() for a in new_seen))
+            now = Seen(*(np.asarray(a).item() for a in new_seen))
+            history.add(jax.tree.map(lambda a: a[None], info))
             # all at once: Ctrl-C may come between any two lines
-            (params, state), done, seen, history, reason = new[:2], done + 1, now, [*history, row], Reason(int(why))
+            (params, state), done, seen, reason = new[:2], done + 1, now, Reason(int(why))
             assert source.totals is not None
             show(done, info, (done - before.steps) * source.totals[1] / (time.monotonic() - begin))
             if writer is not None and writer.due(done):
-                writer.write(done, Kept(params, state, seen, int(reason), joined()))
+                writer.write(done, Kept(params, state, seen, int(reason)), history)
             if callback is not None and callback(first + done, params, info) and reason is Reason.MAX_STEPS:
                 reason = Reason.STOPPED
     except KeyboardInterrupt:
@@ -85,6 +85,6 @@ def fit_stream(
         error.add_note(f"fit: after {done} steps; the parameters until then are in this error's `result.params`")
         raise
     finally:
-        if writer is not None and history:
-            writer.write(done, Kept(params, state, seen, int(reason), joined()))
+        if writer is not None and done:
+            writer.write(done, Kept(params, state, seen, int(reason)), history)
     return result()
