@@ -8,7 +8,7 @@ from pathlib import Path
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs a sub-command; its exit status."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser = argparse.ArgumentParser(prog=f"python -m {__package__}", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
 
     demo = commands.add_parser("demo", help="small runs of every model, with figures")
@@ -27,6 +27,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     run.add_argument("--rounds", type=int, default=7, help="turns of each program (%(default)s)")
 
+    run.add_argument(
+        "--model",
+        metavar="PACKAGE.MODULE:FUNCTION",
+        help="your own rule instead: the function returns (rule, params, ys), or these by name with key and weights",
+    )
+
+    scaling = commands.add_parser("scaling", help="FLOPs and bytes reduced a device, on 1 to 8 simulated devices")
+    scaling.add_argument("--only", nargs="+", default=[], metavar="NAME", help="models; all by default")
+
     large = commands.add_parser("large", help="online EM over ten million points, and EM over 4 GiB within 1 GiB")
     large.add_argument("--points", type=int, default=10_000_000, help="for online EM (%(default)s)")
     large.add_argument("--gigabytes", type=float, default=4.0, help="of data in a file (%(default)s)")
@@ -44,6 +53,23 @@ def main(argv: Sequence[str] | None = None) -> int:
         from .large import main as try_large
 
         try_large(options.points, options.gigabytes)
+        return 0
+    if options.command == "scaling":
+        from . import scaling as grows
+
+        if unknown := sorted(set(options.only) - set(grows.FAMILIES)):
+            parser.error(f"--only: got {', '.join(unknown)}, expected some of {', '.join(grows.FAMILIES)}")
+        grows.main(options.only)
+        return 0
+    if options.command == "run" and options.model:
+        from . import own
+
+        if options.only or options.tiny or options.out or options.peers != ["all"]:
+            parser.error("--model: goes with --rounds only, the other options are for the problems")
+        try:
+            own.main(options.model, options.rounds)
+        except ValueError as error:
+            parser.error(str(error))
         return 0
     if options.command == "demo":
         from .demo import main as show

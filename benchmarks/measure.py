@@ -3,6 +3,7 @@
 import contextlib
 import datetime
 import importlib.metadata
+import math
 import os
 import platform
 import statistics
@@ -164,6 +165,20 @@ def gemm(size: int | None = None) -> Gemm:
     return Gemm(size, 2.0 * size**3, repeated(product, a, a))
 
 
+class Stream(NamedTuple):
+    """The sum of two arrays that no cache holds: how fast numbers come from memory."""
+
+    bytes: float
+    run: Callable[[int], None]
+
+
+def stream(size: int | None = None) -> Stream:
+    """By default of 2^25 float32 numbers (134 MB each), 2^28 on an accelerator; two are read and one is written."""
+    size = size or (2**25 if jax.default_backend() == "cpu" else 2**28)
+    a = jnp.ones(size, jnp.float32)
+    return Stream(12.0 * size, repeated(jax.jit(jnp.add), a, a + 1))
+
+
 def device_peak() -> int | None:
     """Bytes in use at most on the device since the process began; None where it is not told, as on a CPU."""
     return (jax.devices()[0].memory_stats() or {}).get("peak_bytes_in_use")
@@ -214,3 +229,18 @@ def _pools() -> list[dict[str, Any]]:
         return []
     wanted = ("internal_api", "user_api", "num_threads", "version", "architecture")
     return [{key: pool[key] for key in wanted if pool.get(key) is not None} for pool in threadpool_info()]
+
+
+def duration(seconds: float | None) -> str:
+    """Seconds or milliseconds, for people."""
+    if seconds is None:
+        return "–"
+    return f"{seconds:.2f} s" if seconds >= 1 else f"{seconds * 1e3:.3g} ms"
+
+
+def amount(value: float | None, unit: str = "") -> str:
+    """With a decimal prefix: 1.6 G, 12 MB."""
+    if value is None:
+        return "–"
+    power = min(4, max(0, int(math.log10(value) // 3))) if value >= 1 else 0
+    return f"{value / 1000**power:.3g} {' kMGT'[power].strip()}{unit}"

@@ -12,6 +12,8 @@ from rich.console import Console
 from rich.table import Table
 
 from . import measure
+from .measure import amount as _amount
+from .measure import duration as _time
 from .peers import ADAPTERS, Contender, adapter, missing
 from .problems import PROBLEMS, Problem, Target
 
@@ -330,17 +332,3 @@ def _worst(row: Record) -> float | None:
 
 def _number(value: float | None, form: str) -> str:
     return "–" if value is None else form.format(value)
-
-
-def _time(seconds: float | None) -> str:
-    if seconds is None:
-        return "–"
-    return f"{seconds:.2f} s" if seconds >= 1 else f"{seconds * 1e3:.3g} ms"
-
-
-def _amount(value: float | None, unit: str = "") -> str:
-    """With a decimal prefix: 1.6 G, 12 MB."""
-    if value is None:
-        return "–"
-    power = min(4, max(0, int(math.log10(value) // 3))) if value >= 1 else 0
-    return f"{value / 1000**power:.3g} {' kMGT'[power].strip()}{unit}"
