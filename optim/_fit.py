@@ -2,7 +2,7 @@
 
 import contextlib
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -14,6 +14,7 @@ from elbo import Params
 from elbo.extend import PyTree, batch_length
 
 from ._arguments import require_count, require_params, require_rule, require_tolerance
+from ._bar import bar, trouble_of
 from ._checkpoints import Checkpoints, Kept, Writer
 from ._fit_stream import Before, fit_stream
 from ._history import History
@@ -58,7 +59,8 @@ def fit(
       weights: [N].
       state, first: of an earlier fit, to go on: its state, and its number of steps.
       every: steps between two looks at it by the progress bar and the callback.
-      progress: whether to draw a progress bar (needs rich).
+      progress: whether to draw a progress bar on standard error (needs rich); nothing is written where that is no
+        terminal and no notebook.
       callback: `callback(step, params, info)` with the `Info` of the last step; return True to stop.
       checkpoints: where and how often to write what is needed to go on, see `Checkpoints`.
       resume: whether to go on from the latest checkpoint, if there is one: to the same numbers, bit by bit on the same
@@ -98,7 +100,7 @@ def fit(
     found = writer.read(params, state) if writer is not None and resume else None
     before = Before(params, state, 0, Seen(), Reason.MAX_STEPS, None) if found is None else Before.of(*found)
     if is_stream(ys):
-        with _bar(steps, progress) as show:
+        with bar(steps, progress) as show:
             return fit_stream(rule, before, ys, key, steps, tolerance, first, show, callback, writer)
     history = History(before.history)
     # Ctrl-C may come between any two lines, so that all that is known of the blocks done is set at once; and a block
@@ -107,7 +109,7 @@ def fit(
     # of Python's own types throughout, so that the first block is the same program as the others
     reason, seen = before.reason, before.seen
     allowed = -1.0 if tolerance is None else tolerance
-    with _bar(steps, progress) as show:
+    with bar(steps, progress) as show:
         try:
             while kept[2] < steps and reason is Reason.MAX_STEPS:
                 params, state, done = kept
@@ -137,15 +139,9 @@ def fit(
         if joined is not None:  # the same program, for one step of which nothing but the report is kept
             report = _block(rule, params, state, ys, key, weights, -1.0, first + done, 1, Seen(), size=every)[2]
             final = jax.tree.map(lambda a: np.asarray(a)[0], report)
-    if final is not None and (trouble := _trouble(final)):
+    if final is not None and (trouble := trouble_of(final)):
         warnings.warn(f"fit: the parameters returned have {', '.join(trouble)}", RuntimeWarning, stacklevel=2)
     return Result(params, state, joined, done, reason, final)
-
-
-def _trouble(info: Info) -> list[str]:
-    """What went wrong, in words."""
-    counts = {"data dropped": info.dropped, "empty components": info.empty, "scales at their floor": info.floored}
-    return [f"{int(count)} {name}" for name, count in counts.items() if count]
 
 
 def _rejected(history: Info, before: int) -> int:
@@ -158,32 +154,3 @@ def _rejected(history: Info, before: int) -> int:
 @partial(jax.jit, static_argnames=("rule", "size"))
 def _block(rule, params, state, ys, key, weights, tolerance, first, limit, seen, size):
     return loop(update_of(rule), params, state, ys, key, weights, tolerance, first, limit, seen, size)
-
-
-@contextlib.contextmanager
-def _bar(steps: int, progress: bool) -> Iterator[Callable[..., None]]:
-    """Shows a progress bar on standard error while inside; gives a function to move it."""
-    if not progress:
-        yield lambda step, info, rate=None: None
-        return
-    from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeElapsedColumn,
-        TimeRemainingColumn,
-    )
-
-    text = TextColumn("{task.fields[objective]:.6g} nats a datum{task.fields[trouble]}")
-    columns = (TextColumn("fit"), BarColumn(), MofNCompleteColumn(), text, TimeElapsedColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=False) as bar:
-        task = bar.add_task("fit", total=steps, objective=float("nan"), trouble="")
-
-        def show(step: int, info: Info, rate: float | None = None) -> None:
-            trouble = [*_trouble(info), *([] if info.finite else ["update rejected: not finite"])]
-            said = "".join(f", {t}" for t in [*([] if rate is None else [f"{rate:,.0f} data/s"]), *trouble])
-            bar.update(task, completed=step, objective=float(info.objective), trouble=said)
-
-        yield show

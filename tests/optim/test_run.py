@@ -152,11 +152,15 @@ def test_interrupting_keeps_the_last_parameters(em, monkeypatch):
     close(result.params, optim.run(rule, params, ys, steps=6).params, 1e-5)
 
 
-def test_progress_bar_is_drawn_on_standard_error(em, capsys):
+def test_progress_bar_is_drawn_on_standard_error_where_that_is_a_terminal(em, capsys, monkeypatch):
     rule, params, ys = em
     optim.fit(rule, params, ys, steps=4, every=2, progress=True)
     captured = capsys.readouterr()
-    assert captured.out == "" and "nats a datum" in captured.err
+    assert captured.out == "" and captured.err == ""
+    monkeypatch.setenv("FORCE_COLOR", "1")  # rich takes what is captured for a terminal
+    optim.fit(rule, params, ys, steps=4, every=2, progress=True)
+    captured = capsys.readouterr()
+    assert captured.out == "" and "nats a datum" in captured.err and "4/4" in captured.err
 
 
 def test_history_of_no_steps(em):
