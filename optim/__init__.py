@@ -9,7 +9,6 @@ from ._eg import eg_step
 from ._em import em_step
 from ._fit import fit
 from ._incremental import incremental_em_step
-from ._incremental import incremental_em_step
 from ._information import Uncertainty, information
 from ._m_step import maximize
 from ._rate import Convergence, rate
@@ -44,7 +43,6 @@ __all__ = [
     "em_step",
     "expected_statistics",
     "fit",
-    "incremental_em_step",
     "incremental_em_step",
     "information",
     "maximize",

@@ -77,6 +77,8 @@ def accelerate(rule: Rule, *, memory: int = 5, method: Method = "anderson") -> R
     The state holds what is known of the data: give the same data in every step, `init` anew for others. It is of no use
     in `minibatches`. In a chain, the objective is the one that the rule reports.
 
+    It is not differentiable in reverse mode.
+
     Args:
       rule: deterministic and without a state: made of `em_step` by any of chain, repeat and restrict.
       memory: m, of Anderson mixing.
@@ -117,7 +119,7 @@ class _Accelerate:
             )
         vector = _vector(params)
         nothing = jnp.zeros((self.slots, *vector.shape), vector.dtype)
-        zero, none = jnp.zeros((), jnp.int32), jnp.zeros((), vector.dtype)
+        zero, none = jnp.zeros((), jnp.int32), jnp.zeros((), jnp.promote_types(vector.dtype, jnp.float32))
         info = Info(none, none, jnp.array(True), zero, zero, jnp.array(True), zero, none)
         reach = jnp.full((), REACH, vector.dtype)
         return Memory(inner, vector, vector, info, nothing, nothing, zero, zero, reach, zero + PATIENCE, zero, zero)
@@ -167,8 +169,6 @@ class _Accelerate:
 
         axes = axes_of(key, params, state, ys, weights)
         fresh = (state.evaluations == 0) | ~jnp.all(here == state.vector)
-        shape = jax.eval_shape(evaluate, here, state.inner)[2]
-        state = state._replace(info=jax.tree.map(lambda a, b: jnp.asarray(a, b.dtype), state.info, shape))
         start = varying((jnp.where(fresh, HERE, PROPOSAL).astype(jnp.int32), state, state.info), axes)
         _, memory, told = jax.lax.while_loop(lambda carry: carry[0] < DONE, body, start)
         return _params(memory.vector, params), memory, told
@@ -236,12 +236,14 @@ def _chosen(params: Params) -> PyTree:
 
 
 def _vector(params: Params) -> jax.Array:
-    return ravel_pytree(part(params, _chosen(params)))[0]
+    """The coordinates, in no less than float32."""
+    vector = ravel_pytree(part(params, _chosen(params)))[0]
+    return vector.astype(jnp.promote_types(vector.dtype, jnp.float32))
 
 
 def _params(vector: jax.Array, params: Params) -> Params:
-    moving = part(params, _chosen(params))
-    return join(ravel_pytree(moving)[1](vector), params)
+    own, tree = ravel_pytree(part(params, _chosen(params)))
+    return join(tree(vector.astype(own.dtype)), params)
 
 
 def _projected(vector: jax.Array, params: Params) -> jax.Array:

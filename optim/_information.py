@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 
 from elbo import Model, Params
-from elbo.extend import ChunkSize, PyTree, is_family
+from elbo.extend import ChunkSize, PyTree, anywhere, is_family, widened
 
 from ._arguments import require_model, require_params
 from ._coordinates import Coordinates, Problem, complete_information, coordinates, problem, score
@@ -48,6 +48,7 @@ class Uncertainty(NamedTuple):
         return repr(self) if isinstance(self.covariance, jax.core.Tracer) else summary(self)
 
 
+@anywhere
 def information(
     model: Model,
     params: Params,
@@ -89,6 +90,7 @@ def information(
     """
     require_model(model)
     require_params(params)
+    params = widened(params)
     task = problem(model, params, ys, prior, weights, chunk_size)
     at = coordinates(params)
     measured = task.statistics(params).families

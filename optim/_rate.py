@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from elbo import Model, Params
-from elbo.extend import ChunkSize, PyTree
+from elbo.extend import ChunkSize, PyTree, anywhere, widened
 
 from ._arguments import require_count, require_model, require_params
 from ._coordinates import complete_information, coordinates, problem
@@ -68,6 +68,7 @@ class Convergence(NamedTuple):
         return "\n".join(parts)
 
 
+@anywhere
 def rate(
     model: Model,
     params: Params,
@@ -112,6 +113,7 @@ def rate(
     """
     require_model(model)
     require_params(params)
+    params = widened(params)
     require_count("count", count)
     require_count("iterations", iterations)
     task = problem(model, params, ys, prior, weights, chunk_size)

@@ -69,6 +69,8 @@ def check(axis_type: AxisType, rows: tuple[str, ...]) -> None:
     close(optim.run(EM, params, points, steps=3), runs)
     close(optim.fit(EM, params, points, steps=3, progress=False).params, runs.params)
     close(mixture.init(KEY, points, 2), START)
+    if axis_type is AxisType.Explicit:
+        close(optim.rate(PAIR, runs.params, points).values, optim.rate(PAIR, runs.params, POINTS).values)
     for question in (hmm_inference.smooth, lambda model, params, ys: elbo.evidence(model)(params, ys)):
         right = question(CHAIN, CHAIN_START, SERIES)
         close(question(CHAIN, CHAIN_START, series), right)

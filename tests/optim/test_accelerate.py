@@ -103,7 +103,18 @@ def test_it_composes():
     assert result.final.objective > result.history.objective[0]
 
 
-def test_a_far_datum_is_dropped_as_without(x64):
+def test_half_precision():
+    model, key = mixture.model(2), jax.random.key(0)
+    ys = jnp.concatenate([jax.random.normal(key, (40, 1)), 3 + jax.random.normal(key, (30, 1))])
+    start = jax.tree.map(lambda a: a.astype(jnp.bfloat16), mixture.init(key, ys, 2))
+    rule = optim.em_step(model)
+    ends = [optim.run(r, start, ys, steps=15) for r in (rule, optim.accelerate(rule))]
+    assert ends[1].params.theta.components.mean.dtype == jnp.bfloat16
+    np.testing.assert_allclose(ends[1].final.elbo, ends[0].final.elbo, rtol=0.02)
+    assert jnp.isfinite(optim.rate(model, ends[1].params, ys).values[0])
+
+
+def test_a_bad_datum_is_dropped_as_without(x64):
     rule, start = deaths()
     bad = COUNTS.at[3].set(jnp.nan)
     result = optim.run(optim.accelerate(rule), start, bad, steps=40, weights=DEATHS)
