@@ -72,8 +72,12 @@ def main(argv: Sequence[str] | None = None) -> int:
             parser.error(str(error))
         return 0
     if options.command == "demo":
-        from .demo import main as show
-
+        try:
+            from .demo import main as show
+        except ModuleNotFoundError as error:
+            if error.name != f"{__package__}.demo":
+                raise
+            parser.error("demo: is not installed, nor are its data; run it in a clone of the repository")
         return show(options.data, options.out, options.parts, speech=options.speech, text=options.text) or 0
     # imported late: neither needs what the other needs
     from . import run as timing

@@ -39,7 +39,7 @@ def survive(kills: int, seed: int = 0) -> int:
     rng, hits = random.Random(seed), 0
     with tempfile.TemporaryDirectory() as folder:
         for _ in range(kills):
-            child = subprocess.Popen([sys.executable, "-m", "benchmarks.kills", folder], stdout=subprocess.PIPE)
+            child = subprocess.Popen([sys.executable, "-m", f"{__package__}.kills", folder], stdout=subprocess.PIPE)
             assert child.stdout is not None
             child.stdout.readline()  # it is about to begin
             time.sleep(rng.uniform(0, 3))
