@@ -40,6 +40,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     large.add_argument("--points", type=int, default=10_000_000, help="for online EM (%(default)s)")
     large.add_argument("--gigabytes", type=float, default=4.0, help="of data in a file (%(default)s)")
 
+    long = commands.add_parser("long", help="what 100,000 steps hold: memory, arrays, traces, time, files")
+    long.add_argument("--steps", type=int, default=100_000, help="a multiple of 1,000 (%(default)s)")
+
     kills = commands.add_parser("kills", help="kill a run that writes checkpoints, and resume it")
     kills.add_argument("--count", type=int, default=100, help="how often (%(default)s)")
 
@@ -48,6 +51,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         from .kills import main as kill
 
         kill(options.count)
+        return 0
+    if options.command == "long":
+        from .long import main as last
+
+        last(options.steps)
         return 0
     if options.command == "large":
         from .large import main as try_large

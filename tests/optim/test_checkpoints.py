@@ -75,6 +75,15 @@ def test_one_that_cannot_be_read_is_told_and_the_one_before_it_is_taken(tmp_path
     same(seen, fit(RULES["vae"], MEMORY))
 
 
+def test_a_history_that_is_cut_short_counts_as_far_as_it_goes(tmp_path):
+    fit(RULES["em"], MEMORY, tmp_path, steps=6)
+    rows = tmp_path / "history.rows"
+    rows.write_bytes(rows.read_bytes()[: rows.stat().st_size * 5 // 6])
+    with pytest.warns(RuntimeWarning, match=r"checkpoint of step 6 .* cannot be read"):
+        seen = fit(RULES["em"], MEMORY, tmp_path, resume=True)
+    same(seen, fit(RULES["em"], MEMORY))
+
+
 def test_one_that_cannot_be_written_costs_nothing(tmp_path, monkeypatch):
     import orbax.checkpoint as ocp
 
