@@ -1,5 +1,6 @@
 """hmmlearn in its faster mode, "scaling": EM iterations, and its compiled forward and backward passes."""
 
+import logging
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -7,7 +8,7 @@ import numpy as np
 from . import Contender
 
 if TYPE_CHECKING:
-    from ..problems import Sequences
+    from ..problems import Lengths, Sequences
 
 MODULE = "hmmlearn"
 INSTALL = "pip install hmmlearn"
@@ -52,6 +53,35 @@ def hmm(data: "Sequences") -> list[Contender]:
     return [Contender("hmmlearn", "float64, scaling", answer, lambda count: advance(moving, count))]
 
 
+def lengths(data: "Lengths") -> list[Contender]:
+    """`fit` of a model of its own on each sequence."""
+    from hmmlearn.hmm import CategoricalHMM
+
+    # it warns at each step of MAP-EM, for it looks at ln P without the prior
+    logging.getLogger("hmmlearn.base").setLevel(logging.ERROR)
+    states, values = data.emission.shape
+    priors = dict(startprob_prior=2.0, transmat_prior=2.0, emissionprob_prior=2.0)  # Dirichlet
+    options = dict(n_iter=data.steps, tol=-np.inf, init_params="", implementation="scaling", n_features=values)
+
+    def fitted(ys):
+        model = CategoricalHMM(states, **priors, **options)
+        model.startprob_, model.transmat_, model.emissionprob_ = data.initial, data.transition, data.emission
+        return model.fit(ys[:, None])
+
+    def answer():
+        models = [fitted(data.ys[i]) for i in data.compared]
+        values = [m.score(data.ys[i][:, None]) for m, i in zip(models, data.compared, strict=True)]
+        parts = ("startprob_", "transmat_", "emissionprob_")
+        return data.answer(values, *([getattr(m, part) for m in models] for part in parts))
+
+    def run(count):
+        for _ in range(count):
+            for ys in data.ys:
+                fitted(ys)
+
+    return [Contender("hmmlearn", "float64, scaling", answer, run)]
+
+
 def likelihood(data: "Sequences") -> list[Contender]:
     """`forward_scaling` on the emissions' probabilities."""
     from hmmlearn import _hmmc
@@ -91,4 +121,4 @@ def _scaled(data):
     return np.exp(log_p - top), top.sum()
 
 
-TASKS = {"hmm": hmm, "hmm_words": hmm, "hmm_likelihood": likelihood, "hmm_smoother": smoother}
+TASKS = {"hmm": hmm, "hmm_words": hmm, "lengths": lengths, "hmm_likelihood": likelihood, "hmm_smoother": smoother}

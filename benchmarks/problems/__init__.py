@@ -2,11 +2,26 @@
 
 from .chains import CHAINS, Field, Sequences
 from .ctc import TRANSCRIPTS, Transcripts
+from .many import MANY, Choice, Lengths, Sizes
 from .mixtures import MIXTURES, Mixture
 from .pcfg import PARSES, Forest
 from .problem import Problem, Target
 from .vae import VAES, Vae, make_vae
 
-PROBLEMS = (*MIXTURES, *VAES, *CHAINS, *PARSES, *TRANSCRIPTS)
+PROBLEMS = (*MIXTURES, *VAES, *CHAINS, *PARSES, *TRANSCRIPTS, *MANY)
 
-__all__ = ["PROBLEMS", "Field", "Forest", "Mixture", "Problem", "Sequences", "Target", "Transcripts", "Vae", "make_vae"]
+__all__ = [
+    "PROBLEMS",
+    "Choice",
+    "Field",
+    "Forest",
+    "Lengths",
+    "Mixture",
+    "Problem",
+    "Sequences",
+    "Sizes",
+    "Target",
+    "Transcripts",
+    "Vae",
+    "make_vae",
+]
