@@ -17,6 +17,7 @@ from ._run import Reason, Result, best, run
 from ._select import Candidate, Selection, select
 from ._source import Batch, Batches, StreamError, sample
 from ._summary import summary
+from ._trouble import Trouble
 from ._vae import vae_step
 from ._vem import vem_step
 
@@ -33,6 +34,7 @@ __all__ = [
     "Selection",
     "Statistics",
     "StreamError",
+    "Trouble",
     "Uncertainty",
     "Update",
     "accelerate",

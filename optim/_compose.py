@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -223,6 +223,24 @@ def minibatches(rule: Rule, size: int) -> Rule:
     return rule_of(_Minibatches(rule, size))
 
 
+class Drawn(NamedTuple):
+    """Minibatches of data in memory.
+
+    Attributes:
+      weights: of all data, 0 for those that are not valid, [N].
+      valid: which weights are, [N].
+      rows: the data of each minibatch, [batches, size].
+      real: False where a row is there only to pad, [batches, size].
+      shares: what share of all data each minibatch is, [batches].
+    """
+
+    weights: jax.Array
+    valid: jax.Array
+    rows: jax.Array
+    real: jax.Array
+    shares: jax.Array
+
+
 @value
 class _Minibatches:
     rule: Rule
@@ -237,23 +255,9 @@ class _Minibatches:
             raise ValueError(
                 "key: got None, but minibatches() draws the order of the data; pass key=jax.random.key(seed)"
             )
-        count = batch_length(ys)
         some = weights is not None
-        weights = check_weights(weights, count, params)
-        valid = jnp.isfinite(weights) & (weights >= 0)
-        weights = jnp.where(valid, weights, 0)
         order_key, step_key = jax.random.split(key)
-        batches = -(-count // self.size)
-        order = jax.random.permutation(order_key, count)
-        if some:
-            order = order[jnp.argsort(weights[order] <= 0, stable=True)]
-        used = jnp.maximum(jnp.sum(weights > 0), 1) if some else count
-        index = jnp.arange(batches * self.size)
-        rows = order[index % count].reshape(batches, self.size)
-        real = (index < count).reshape(batches, self.size)
-        if some:
-            real = real & (weights[rows] > 0)
-        shares = (jnp.sum(real, 1) / used).astype(weights.dtype)
+        weights, valid, rows, real, shares = self.drawn(order_key, params, ys, weights)
         rule = rebuilt(self.rule, total=jnp.sum(weights) if self.total is None else self.total) or self.rule
 
         def step(carry, inputs):
@@ -270,7 +274,7 @@ class _Minibatches:
             params, state, info = jax.lax.cond(share > 0, move, stay, *carry) if some else move(*carry)
             return (params, state), info
 
-        keys, axes = jax.random.split(step_key, batches), axes_of(key, params, state, ys, weights)
+        keys, axes = jax.random.split(step_key, len(shares)), axes_of(key, params, state, ys, weights)
         (params, state), infos = jax.lax.scan(step, varying((params, state), axes), (keys, rows, real, shares))
         info = pooled(infos, shares)
         if some:  # a weight that is none is drawn into no batch, and reported all the same
@@ -278,6 +282,25 @@ class _Minibatches:
                 dropped=info.dropped + jnp.sum(~valid, dtype=jnp.int32), feasible=info.feasible & jnp.all(valid)
             )
         return params, state, info
+
+    def drawn(self, key: jax.Array, params: Params, ys: PyTree, weights: jax.Array | None) -> "Drawn":
+        """The minibatches of one pass over data in memory."""
+        count = batch_length(ys)
+        some = weights is not None
+        weights = check_weights(weights, count, params)
+        valid = jnp.isfinite(weights) & (weights >= 0)
+        weights = jnp.where(valid, weights, 0)
+        batches = -(-count // self.size)
+        order = jax.random.permutation(key, count)
+        if some:
+            order = order[jnp.argsort(weights[order] <= 0, stable=True)]
+        used = jnp.maximum(jnp.sum(weights > 0), 1) if some else count
+        index = jnp.arange(batches * self.size)
+        rows = order[index % count].reshape(batches, self.size)
+        real = (index < count).reshape(batches, self.size)
+        if some:
+            real = real & (weights[rows] > 0)
+        return Drawn(weights, valid, rows, real, (jnp.sum(real, 1) / used).astype(weights.dtype))
 
     def stream(self, key, params, state, source):
         if key is None:

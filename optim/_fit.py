@@ -14,13 +14,15 @@ from elbo import Params
 from elbo.extend import PyTree, batch_length
 
 from ._arguments import require_count, require_params, require_rule, require_tolerance
-from ._bar import bar, trouble_of
+from ._bar import bar
 from ._checkpoints import Checkpoints, Kept, Writer
 from ._fit_stream import Before, fit_stream
 from ._history import History
 from ._rule import Info, Rule
-from ._run import Reason, Result, Seen, loop, update_of
+from ._run import Reason, Result, Seen, loop, step_key, update_of
+from ._search import Memory, Rejected, look_for
 from ._source import is_stream
+from ._trouble import said
 
 
 def fit(
@@ -43,7 +45,9 @@ def fit(
     """Runs a rule, `every` steps at a time in one compiled loop, and shows how it goes.
 
     The result is that of `run` with the same key, whatever `every` is. Ctrl-C stops it and loses nothing. Warns at its
-    end if the parameters returned drop data, or have empty components or scales at their floor.
+    end if the parameters returned drop data, or have empty components or scales at their floor, or if an update was
+    rejected; and says which data, and what was not finite (`result.trouble`). For that a rejected step is taken once
+    more, after the end: on a stream that is one more pass.
 
     Args:
       rule: any rule; the program is compiled once for each rule and shape.
@@ -108,6 +112,7 @@ def fit(
     kept = before.params, before.state, before.steps
     # of Python's own types throughout, so that the first block is the same program as the others
     reason, seen = before.reason, before.seen
+    bad: Rejected | None = None  # where to look, at the end, for why
     allowed = -1.0 if tolerance is None else tolerance
     with bar(steps, progress) as show:
         try:
@@ -120,6 +125,8 @@ def fit(
                 taken = int(taken)
                 block = jax.tree.map(lambda a, n=taken: np.asarray(a)[:n], block)
                 history.add(block)
+                if bad is None and not block.finite.all():
+                    bad = Rejected(*kept, int(np.argmin(block.finite)))
                 kept = params, state, done = params, state, done + taken
                 reason, info = Reason(int(why)), jax.tree.map(lambda a: a[-1], block)
                 seen = Seen(float(info.objective), int(info.dropped), _rejected(block, int(seen.rejections)))
@@ -134,14 +141,19 @@ def fit(
     joined = history.rows(0, done)
     if writer is not None and done and done == history.count:
         writer.write(done, Kept(params, state, seen, int(reason)), history)
-    final = None
+    final = trouble = None
+
+    def again(params, state, done, steps):  # the same program for a few steps
+        return _block(rule, params, state, ys, key, weights, -1.0, first + done, steps, Seen(), size=every)
+
     with contextlib.suppress(KeyboardInterrupt):
-        if joined is not None:  # the same program, for one step of which nothing but the report is kept
-            report = _block(rule, params, state, ys, key, weights, -1.0, first + done, 1, Seen(), size=every)[2]
-            final = jax.tree.map(lambda a: np.asarray(a)[0], report)
-    if final is not None and (trouble := trouble_of(final)):
-        warnings.warn(f"fit: the parameters returned have {', '.join(trouble)}", RuntimeWarning, stacklevel=2)
-    return Result(params, state, joined, done, reason, final)
+        if joined is not None:  # of one step more nothing but the report is kept
+            final = jax.tree.map(lambda a: np.asarray(a)[0], again(params, state, done, 1)[2])
+            end = (params, step_key(key, first + done)) if final.dropped else None
+            trouble = look_for(rule, key, first, bad, end, Memory(ys, weights), again)
+    if told := said(final, trouble, "the parameters returned have "):
+        warnings.warn(f"fit: {told}", RuntimeWarning, stacklevel=2)
+    return Result(params, state, joined, done, reason, final, trouble)
 
 
 def _rejected(history: Info, before: int) -> int:

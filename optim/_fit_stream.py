@@ -1,6 +1,8 @@
 """`fit` on a stream: a Python loop over passes, in which nothing but sums stays on the device."""
 
+import contextlib
 import time
+import warnings
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -15,7 +17,9 @@ from ._compose import streaming
 from ._history import History
 from ._rule import Info, Rule
 from ._run import Reason, Result, Seen, judge, step_key
+from ._search import Rejected, Stream, look_for
 from ._source import Source, StreamError
+from ._trouble import Trouble, said
 
 
 class Before(NamedTuple):
@@ -58,16 +62,21 @@ def fit_stream(
     params, state, done, seen, reason, _ = before
     history = History(before.history)
     update, source = streaming(rule), Source(stream, params)
+    bad: Rejected | None = None
+    before_last: tuple | None = None
     begin = time.monotonic()
 
-    def result() -> Result:
-        return Result(params, state, history.rows(0, done), done, reason, None)
+    def result(trouble: Trouble | None = None) -> Result:
+        return Result(params, state, history.rows(0, done), done, reason, None, trouble)
 
     try:
         while done < steps and reason is Reason.MAX_STEPS:
             new = update(step_key(key, first + done), params, state, source)
             info = jax.tree.map(np.asarray, new[2])
             new_seen, why = judge(info, seen, tolerance)
+            if bad is None and not info.finite:
+                bad = Rejected(params, state, done, 0)
+            before_last = (params, step_key(key, first + done)) if info.dropped else None
             now = Seen(*(np.asarray(a).item() for a in new_seen))
             history.add(jax.tree.map(lambda a: a[None], info))
             # all at once: Ctrl-C may come between any two lines
@@ -87,4 +96,12 @@ def fit_stream(
     finally:
         if writer is not None and done:
             writer.write(done, Kept(params, state, seen, int(reason)), history)
-    return result()
+    trouble = None
+    with contextlib.suppress(KeyboardInterrupt):
+        trouble = look_for(rule, key, first, bad, before_last, Stream(source))
+    last = history.rows(done - 1, done)
+    if told := said(
+        None if last is None else jax.tree.map(lambda a: a[0], last), trouble, "in the last pass there were "
+    ):
+        warnings.warn(f"fit: {told}", RuntimeWarning, stacklevel=3)
+    return result(trouble)

@@ -51,6 +51,7 @@ class Result(NamedTuple):
       final: `Info` of the parameters returned, where that of the last step is of those before it; `final.finite` says
         whether one more step would be. Sampled bounds are drawn with the key of that step. From `fit` None if no step
         was taken, or if Ctrl-C came once more.
+      trouble: from `fit`, what it found out where an update was rejected or data were left out; else None.
     """
 
     params: Params
@@ -59,6 +60,7 @@ class Result(NamedTuple):
     steps: jax.Array | int
     reason: jax.Array | Reason
     final: Info | None
+    trouble: Any = None
 
     def __str__(self) -> str:
         """Of a result of `fit`: how it ended, the last objective, and the parameters."""
