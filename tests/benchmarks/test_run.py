@@ -34,7 +34,7 @@ def test_every_problem_runs_with_every_installed_peer(problem):
         assert row["passed"], row["reason"]
         assert len(row["rounds_s"]) == 2 and 0 < row["minimum_s"] <= row["median_s"]
     assert rows[0]["ratio"] == 1 and rows[0]["compile_s"] > 0
-    assert {t["verdict"] for t in record["targets"]} == {"not measured"}
+    assert {t["verdict"] for t in record["targets"]} <= {"not measured"}
     json.dumps(record, allow_nan=False)
     assert problem.name in run.markdown(
         {"environment": measure.environment(), "not installed": [], "problems": [record]}
