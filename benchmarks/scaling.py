@@ -124,14 +124,17 @@ def measured(family: Family, count: int | None = None) -> Cost:
     return Cost(count, jax.device_count(), done)
 
 
-def enough(cost: Cost) -> int:
-    """Data a device at which arithmetic takes 90 % of a step on 1,000 devices of `RATE`, `BANDWIDTH` and `WAIT`.
+def enough(alone: Cost, spread: Cost) -> int:
+    """Data a device at which what they cost is 90 % of a step on 1,000 devices of `RATE`, `BANDWIDTH` and `WAIT`.
 
-    An all-reduce in a ring sends 2 B bytes over each link, whatever the number of devices.
+    The rest is the reductions (in a ring each link carries 2 B bytes, whatever the number of devices) and what every
+    device does by itself, such as the M step: so much of `alone` does not grow less on several devices.
     """
-    waits = cost.work.reductions * WAIT + 2 * cost.work.reduced / BANDWIDTH
-    a_datum = cost.work.flops * cost.devices / cost.count / RATE
-    return math.ceil(9 * waits / a_datum)
+    share = 1 - alone.devices / spread.devices
+    each = (alone.work.flops - spread.work.flops) / (alone.count * share)
+    fixed = max(0.0, alone.work.flops - each * alone.count)
+    rest = spread.work.reductions * WAIT + 2 * spread.work.reduced / BANDWIDTH + fixed / RATE
+    return math.ceil(9 * rest * RATE / each)
 
 
 def collect(
@@ -164,7 +167,15 @@ def table(costs: dict[str, list[Cost]]) -> str:
         each = ", ".join(f"{c.work.flops / 1e6:.3g}" for c in row)
         told = sorted({(c.work.reductions, c.work.reduced) for c in row if c.devices > 1})
         reductions, reduced = (" to ".join(dict.fromkeys(f"{t[i]:,}" for t in told)) or "–" for i in (0, 1))
-        cells = (name, FAMILIES[name].text, f"{spread.count:,}", each, reductions, reduced, f"{enough(spread):,}")
+        cells = (
+            name,
+            FAMILIES[name].text,
+            f"{spread.count:,}",
+            each,
+            reductions,
+            reduced,
+            f"{enough(row[0], spread):,}",
+        )
         lines.append(f"| {' | '.join(cells)} |")
         if any(c.work.moved for c in row):
             lines[-1] += " data travel!"

@@ -1,5 +1,6 @@
 """Fixtures for all tests."""
 
+import gc
 import os
 from pathlib import Path
 
@@ -20,6 +21,11 @@ if jaxlib.__version__ in WRONG_NUMBERS:
     QUICK += f" {REMEDY}"
 os.environ.setdefault("XLA_FLAGS", f"--xla_backend_optimization_level=0 {QUICK}")
 
+# The rest is tracing, a fifth of which would go to a collector that looks at all programs made so far, again and again,
+# and a part to a traceback for each of their operations.
+gc.set_threshold(50_000, 20, 20)
+jax.config.update("jax_traceback_in_locations_limit", 0)
+
 # Always the same examples: a failure is the code's, not the draw's. The fixtures below hold no state of an example.
 settings.register_profile(
     "elbo",
@@ -29,6 +35,12 @@ settings.register_profile(
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 settings.load_profile("elbo")
+
+
+def pytest_collection_finish():
+    """What was imported stays: the collector need not look at it."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -56,11 +56,15 @@ def test_families_spread_over_devices():
     assert "MFLOP a device, on 1, 2" in text and f"{half.reduced:,}" in text and "travel" not in text
 
 
-def test_enough_data_are_those_that_outweigh_the_reduction():
-    cost = scaling.Cost(100, 2, programs.Work(flops=1e9, bytes=0, reductions=3, reduced=10**6, moved=0))
-    each = 2e7 / scaling.RATE * scaling.enough(cost)
-    waits = 3 * scaling.WAIT + 2e6 / scaling.BANDWIDTH
-    np.testing.assert_allclose(each / (each + waits), 0.9, rtol=1e-3)
+def test_enough_data_are_those_that_outweigh_the_rest():
+    """1 MFLOP a datum, and 50 that every device does."""
+    alone, spread = [
+        scaling.Cost(100, n, programs.Work(flops=1e8 / n + 5e7, bytes=0, reductions=3, reduced=10**6, moved=0))
+        for n in (1, 4)
+    ]
+    data = 1e6 / scaling.RATE * scaling.enough(alone, spread)
+    rest = 3 * scaling.WAIT + 2e6 / scaling.BANDWIDTH + 5e7 / scaling.RATE
+    np.testing.assert_allclose(data / (data + rest), 0.9, rtol=1e-3)
 
 
 def test_unknown_models_are_refused(capsys):
