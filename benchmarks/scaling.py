@@ -164,7 +164,7 @@ def table(costs: dict[str, list[Cost]]) -> str:
     ]
     for name, row in costs.items():
         spread = row[-1]
-        each = ", ".join(f"{c.work.flops / 1e6:.3g}" for c in row)
+        each = ", ".join(f"{float(f'{c.work.flops / 1e6:.3g}'):,g}" for c in row)
         told = sorted({(c.work.reductions, c.work.reduced) for c in row if c.devices > 1})
         reductions, reduced = (" to ".join(dict.fromkeys(f"{t[i]:,}" for t in told)) or "–" for i in (0, 1))
         cells = (
@@ -174,7 +174,7 @@ def table(costs: dict[str, list[Cost]]) -> str:
             each,
             reductions,
             reduced,
-            f"{enough(row[0], spread):,}",
+            f"{float(f'{enough(row[0], spread):.2g}'):,.0f}",  # as sure as what is assumed
         )
         lines.append(f"| {' | '.join(cells)} |")
         if any(c.work.moved for c in row):

@@ -31,6 +31,7 @@ class Sizes(NamedTuple):
       tolerance: as in `optim.run`.
       compared: which sets are compared, and timed for peers that take them one by one.
       buckets: of like sizes, each a program.
+      at_once: of a bucket, how many are fitted at a time.
     """
 
     ys: list[np.ndarray]
@@ -41,6 +42,7 @@ class Sizes(NamedTuple):
     tolerance: float
     compared: np.ndarray
     buckets: int
+    at_once: int
 
     def answer(self, log_likelihood, weights, means, covariances) -> Answer:
         """Of the sets compared: each one's own ln P a datum, and that of its parameters as the judge sees it."""
@@ -50,7 +52,7 @@ class Sizes(NamedTuple):
 
 
 def make_sizes(
-    sets: int, smallest: int, largest: int, size: int, components: int, steps: int, compared: int, buckets: int
+    *, sets: int, smallest: int, largest: int, size: int, components: int, steps: int, compared: int, **cut: int
 ) -> Sizes:
     """Gaussians about 6 standard deviations apart; EM starts near their centres."""
     rng = np.random.default_rng(0)
@@ -63,7 +65,7 @@ def make_sizes(
     covariances = np.stack([np.tile(np.cov(y.T), (components, 1, 1)) for y in ys]).astype(np.float32)
     means = (centres + 0.5 * rng.standard_normal(centres.shape)).astype(np.float32)
     weights = np.full((sets, components), 1 / components, np.float32)
-    return Sizes(ys, weights, means, covariances, steps, 1e-5, np.linspace(0, sets - 1, compared).astype(int), buckets)
+    return Sizes(ys, weights, means, covariances, steps, 1e-5, np.linspace(0, sets - 1, compared).astype(int), **cut)
 
 
 def sizes_reference(data: Sizes) -> Answer:
@@ -90,6 +92,7 @@ class Lengths(NamedTuple):
       steps: EM iterations.
       compared: which sets are compared.
       buckets: of like lengths, each a program.
+      at_once: of a bucket, how many are fitted at a time.
     """
 
     ys: list[np.ndarray]
@@ -99,6 +102,7 @@ class Lengths(NamedTuple):
     steps: int
     compared: np.ndarray
     buckets: int
+    at_once: int
 
     def answer(self, log_likelihood, initial, transition, emission) -> Answer:
         """Of the sets compared: each one's own ln P, and that of its parameters as the judge sees it."""
@@ -110,7 +114,9 @@ class Lengths(NamedTuple):
         return {"log-likelihood": np.asarray(log_likelihood), "parameters' log-likelihood": np.array(judged)}
 
 
-def make_lengths(sets: int, longest: int, states: int, values: int, steps: int, compared: int, buckets: int) -> Lengths:
+def make_lengths(
+    *, sets: int, longest: int, states: int, values: int, steps: int, compared: int, **cut: int
+) -> Lengths:
     """Sticky chains of T = 1 to the longest, each with laws of its own."""
     rng = np.random.default_rng(0)
     ys = []
@@ -123,9 +129,8 @@ def make_lengths(sets: int, longest: int, states: int, values: int, steps: int, 
         ys.append(np.array(drawn, np.int32))
     start = 0.8 * np.eye(states) + 0.2 / states
     emission = rng.dirichlet(np.full(values, 5.0), size=states)
-    return Lengths(
-        ys, np.full(states, 1 / states), start, emission, steps, np.linspace(0, sets - 1, compared).astype(int), buckets
-    )
+    chosen = np.linspace(0, sets - 1, compared).astype(int)
+    return Lengths(ys, np.full(states, 1 / states), start, emission, steps, chosen, **cut)
 
 
 def lengths_reference(data: Lengths) -> Answer:
@@ -191,21 +196,41 @@ def choice_reference(data: Choice) -> Answer:
 
 
 def in_buckets(
-    count: int, parts: list[np.ndarray], fit: Callable, *starts: Any
+    count: int, at_once: int, parts: list[np.ndarray], fit: Callable, *starts: Any
 ) -> tuple[list[measure.Compiled], Callable[[], list]]:
     """Fits parts, smallest first, in so many programs, each of parts of like size, which are padded to their largest.
 
-    `fit(padded, *starts)` of one part and its rows of `starts` is mapped over each bucket.
+    `fit(padded, *starts)` of one part and its rows of `starts` is mapped over each bucket, `at_once` of them at a time:
+    that bounds the memory, and a loop that ends with the last of few fits ends earlier than with the last of many.
     """
+
+    def mapped(*args):
+        return jax.lax.map(lambda one: fit(*one), args, batch_size=at_once)
+
     programs = []
     for chosen in np.array_split(np.arange(len(parts)), count):
         args = (elbo.stack([parts[i] for i in chosen]), *jax.tree.map(lambda a, chosen=chosen: a[chosen], starts))
-        programs.append((measure.compile_program(jax.jit(jax.vmap(fit)), *args), args))
+        programs.append((measure.compile_program(jax.jit(mapped), *args), args))
 
     def solve():
         return [compiled.call(*args) for compiled, args in programs]
 
     return [compiled for compiled, _ in programs], solve
+
+
+def _contenders(data: Sizes | Lengths, fit: Callable, *starts: Any) -> list[Contender]:
+    """Ours in buckets, few at a time; and all in one program."""
+
+    def contender(buckets, at_once, variant):
+        compiled, solve = in_buckets(buckets, at_once, data.ys, fit, *starts)
+
+        def answer():
+            return data.answer(*(np.concatenate(a)[data.compared] for a in zip(*solve(), strict=True)))
+
+        return _contender(variant, compiled, solve, answer)
+
+    few = contender(data.buckets, data.at_once, f"{data.buckets} buckets, {data.at_once} at a time")
+    return [few, *([contender(1, len(data.ys), "one program")] if data.buckets > 1 else [])]
 
 
 def _contender(variant: str, compiled: list[measure.Compiled], solve: Callable, answer: Callable) -> Contender:
@@ -238,15 +263,7 @@ def our_sizes(data: Sizes) -> list[Contender]:
         parts = theta.weights.probabilities(), theta.components.mean, theta.components.covariance()
         return ended.final.elbo, *parts
 
-    def contender(count):
-        compiled, solve = in_buckets(count, data.ys, fit, data.weights, data.means, data.covariances)
-
-        def answer():
-            return data.answer(*(np.concatenate(a)[data.compared] for a in zip(*solve(), strict=True)))
-
-        return _contender("one program" if count == 1 else f"{count} buckets", compiled, solve, answer)
-
-    return [contender(count) for count in {data.buckets: 0, 1: 0}]
+    return _contenders(data, fit, data.weights, data.means, data.covariances)
 
 
 def our_lengths(data: Lengths) -> list[Contender]:
@@ -263,15 +280,7 @@ def our_lengths(data: Lengths) -> list[Contender]:
         theta = ended.params.theta
         return ended.final.elbo, *(family.probabilities() for family in theta)
 
-    def contender(count):
-        compiled, solve = in_buckets(count, data.ys, fit)
-
-        def answer():
-            return data.answer(*(np.concatenate(a)[data.compared] for a in zip(*solve(), strict=True)))
-
-        return _contender("one program" if count == 1 else f"{count} buckets", compiled, solve, answer)
-
-    return [contender(count) for count in {data.buckets: 0, 1: 0}]
+    return _contenders(data, fit)
 
 
 def our_choice(data: Choice) -> Contender:
@@ -311,8 +320,10 @@ MANY = (
         unit="all the fits",
         task="sizes",
         make=make_sizes,
-        sizes=dict(sets=1000, smallest=50, largest=1000, size=2, components=3, steps=200, compared=100, buckets=4),
-        tiny=dict(sets=8, smallest=40, largest=80, size=2, components=2, steps=50, compared=4, buckets=2),
+        sizes=dict(
+            sets=1000, smallest=50, largest=1000, size=2, components=3, steps=200, compared=100, buckets=4, at_once=10
+        ),
+        tiny=dict(sets=8, smallest=40, largest=80, size=2, components=2, steps=50, compared=4, buckets=2, at_once=2),
         ours=our_sizes,
         reference=sizes_reference,
         tolerance={"log-likelihood": 1e-3, "parameters' log-likelihood": 1e-3},
@@ -326,8 +337,8 @@ MANY = (
         unit="all the fits",
         task="lengths",
         make=make_lengths,
-        sizes=dict(sets=200, longest=2000, states=3, values=16, steps=10, compared=20, buckets=4),
-        tiny=dict(sets=8, longest=20, states=2, values=4, steps=3, compared=8, buckets=1),
+        sizes=dict(sets=200, longest=2000, states=3, values=16, steps=10, compared=20, buckets=4, at_once=50),
+        tiny=dict(sets=8, longest=20, states=2, values=4, steps=3, compared=8, buckets=1, at_once=4),
         ours=our_lengths,
         reference=lengths_reference,
         tolerance={"log-likelihood": 1e-4, "parameters' log-likelihood": 1e-4},
