@@ -25,6 +25,7 @@ os.environ.setdefault("XLA_FLAGS", f"--xla_backend_optimization_level=0 {QUICK}"
 # and a part to a traceback for each of their operations.
 gc.set_threshold(50_000, 20, 20)
 jax.config.update("jax_traceback_in_locations_limit", 0)
+os.environ.setdefault("JAX_TRACEBACK_IN_LOCATIONS_LIMIT", "0")  # in processes that tests start, too
 
 # Always the same examples: a failure is the code's, not the draw's. The fixtures below hold no state of an example.
 settings.register_profile(

@@ -41,6 +41,7 @@ for _ in range(1000):
 
 # data on eight devices: laid out by jit on both kinds of mesh, and split by the caller's own shard_map
 EIGHT_DEVICES = """
+import gc; gc.disable()
 import jax, jax.numpy as jnp, numpy as np
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 import elbo

@@ -1,5 +1,6 @@
 """Rules, starts and questions on a mesh of 8 devices against one; run by `test_devices.py` in its own process."""
 
+import gc
 import re
 
 import jax
@@ -79,5 +80,6 @@ def check(axis_type: AxisType, rows: tuple[str, ...]) -> None:
 
 
 if __name__ == "__main__":
+    gc.disable()  # as in conftest.py: what is traced stays until the end
     check(AxisType.Explicit, tuple(ROWS))
     check(AxisType.Auto, ("em",))

@@ -10,6 +10,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 # one device climbs on what all of them see where the optimiser takes the mean of their gradients, as `ascend` says
 PROGRAM = """
+import gc; gc.disable()
 from functools import partial
 import jax, jax.numpy as jnp, numpy as np, optax
 from jax.sharding import AxisType, PartitionSpec

@@ -142,6 +142,7 @@ def test_steps_of_eg_are_differentiable(x64):
 
 
 EIGHT = """
+import gc; gc.disable()
 import jax, jax.numpy as jnp, numpy as np, optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 assert jax.device_count() == 8
