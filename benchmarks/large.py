@@ -82,7 +82,7 @@ def capped(gigabytes: float, limit: float = 1.0) -> dict[str, float]:
             for begin in range(0, count, 2**20):
                 file.write(points(min(2**20, count - begin), size, seed=begin).tobytes())
         done = subprocess.run(
-            [sys.executable, "-m", "benchmarks.large", str(path), str(count), str(limit)],
+            [sys.executable, "-m", f"{__package__}.large", str(path), str(count), str(limit)],
             capture_output=True,
             text=True,
         )
