@@ -216,9 +216,9 @@ def never_decreases(history):
 
 def test_em_never_decreases_with_single_entries_missing(key):
     ys = observations("entries", seed=2, count=12)
-    params = chain.init(key, ys, 1, missing="entries")
+    params = chain.init(key, ys, LATENT, missing="entries")
     with jax.debug_nans(True):  # none in what a run returns, though missing entries are NaN
-        result = optim.run(optim.em_step(chain.model(1, missing="entries")), params, ys, steps=40)
+        result = optim.run(optim.em_step(chain.model(LATENT, missing="entries")), params, ys, steps=40)
     assert never_decreases(np.asarray(result.history.elbo))
 
 
