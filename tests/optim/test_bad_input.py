@@ -53,7 +53,10 @@ def test_junk_data_are_left_out_and_counted(name, junk):
     bad = np.array(ys)
     bad[3, 1] = bad[7] = junk
     got, _, info = step(rule, params, jnp.asarray(bad))
-    expected, _, clean = step(rule, params, ys, ~np.isin(np.arange(len(ys)), [3, 7]))
+    if name == "em":  # the data are gone; for the others, which cost more to compile, they have no weight
+        expected, _, clean = rule.update(None, params, (), np.delete(ys, [3, 7], axis=0))
+    else:
+        expected, _, clean = step(rule, params, ys, ~np.isin(np.arange(len(ys)), [3, 7]))
     same(got, expected, 1e-4)
     np.testing.assert_allclose(info.elbo, clean.elbo, rtol=1e-5)
     assert (int(info.dropped), bool(info.feasible), bool(info.finite)) == (2, False, True)
