@@ -18,7 +18,7 @@ from ._programs import Data, Start, dtype, fit, go_on, read
 
 
 class Estimator(BaseEstimator):
-    """An estimator that EM fits. The arguments `n_init`, `max_iter`, `tol`, `init` and `random_state` are those of all."""
+    """An estimator that EM fits; the arguments below are those of all."""
 
     n_init: int
     max_iter: int

@@ -103,7 +103,7 @@ class GaussianHMM(HMM):
     def _checks(self) -> dict[str, Any]:
         return dict(dtype=dtype(), ensure_all_finite="allow-nan")
 
-    def _frames(self, X: np.ndarray) -> np.ndarray:
+    def _frames(self, X: np.ndarray, reset: bool) -> np.ndarray:
         return X
 
     def _start(self, seen: Sequences) -> Start:
@@ -126,10 +126,10 @@ class CategoricalHMM(HMM):
       emissionprob_: [K, V].
       startprob_, transmat_, params_, lower_bound_, converged_, n_iter_: as in `GaussianHMM`.
 
-    >>> X = np.tile([0, 1], 20)[:, None]
+    >>> X = np.repeat([0, 1, 0, 2], 10)[:, None]
     >>> fitted = CategoricalHMM(2, n_init=4, random_state=0).fit(X)
-    >>> round(fitted.score(X), 2), fitted.emissionprob_.shape
-    (0.0, (2, 2))
+    >>> fitted.emissionprob_.shape, fitted.predict_proba(X).shape
+    ((2, 3), (40, 2))
     """
 
     def __init__(
@@ -156,10 +156,16 @@ class CategoricalHMM(HMM):
         tags.input_tags.categorical = tags.input_tags.positive_only = True
         return tags
 
-    def _frames(self, X: np.ndarray) -> np.ndarray:
+    def _frames(self, X: np.ndarray, reset: bool) -> np.ndarray:
         if X.shape[1] != 1:
             raise ValueError(f"X: got {X.shape[1]} columns, expected one column of symbols, [n_samples, 1]")
         require_counts(X, "symbols", type(self).__name__)
+        known = self.n_features if reset else self.emissionprob_.shape[1]
+        if known is not None and X.max() >= known:
+            raise ValueError(
+                f"X: got the symbol {X.max():.0f}, expected symbols below {known}, those that the model has. Give "
+                "n_features the number of all symbols that there may be"
+            )
         return X[:, 0].astype(np.int32)
 
     def _start(self, seen: Sequences) -> Start:
@@ -216,7 +222,7 @@ class PoissonHMM(HMM):
     def _checks(self) -> dict[str, Any]:
         return dict(dtype=dtype(), ensure_all_finite="allow-nan")
 
-    def _frames(self, X: np.ndarray) -> np.ndarray:
+    def _frames(self, X: np.ndarray, reset: bool) -> np.ndarray:
         require_counts(X, "counts", type(self).__name__)
         return X
 

@@ -90,15 +90,15 @@ class HMM(DensityMixin, Estimator):
     def _start(self, seen: Sequences) -> Start:
         raise NotImplementedError
 
-    def _frames(self, X: np.ndarray) -> np.ndarray:
-        """The frames [n_samples, ...] in X, which is checked to be numbers, or NaN, [n_samples, D]."""
+    def _frames(self, X: np.ndarray, reset: bool) -> np.ndarray:
+        """The frames [n_samples, ...] in X [n_samples, D], which is checked by `_checks`; reset: to fit."""
         raise NotImplementedError
 
     def _seen(self, X: Any, lengths: Any, reset: bool = False) -> Sequences:
         if not reset:
             check_is_fitted(self)
         X = validate_data(self, X, reset=reset, **self._checks())
-        return sequences(self._frames(X), lengths)
+        return sequences(self._frames(X, reset), lengths)
 
     def _checks(self) -> dict[str, Any]:
         return {}
