@@ -41,8 +41,8 @@ def test_fits_of_one_shape_share_a_program():
 
 
 def test_more_starts_are_no_worse_and_the_best_is_kept():
-    few = GaussianMixture(3, n_init=1, **SAME).fit(X)
-    many = GaussianMixture(3, n_init=6, **SAME).fit(X)
+    few = GaussianMixture(2, n_init=1, **SAME).fit(X)
+    many = GaussianMixture(2, n_init=4, **SAME).fit(X)
     assert many.lower_bound_ >= few.lower_bound_ - 1e-5
     assert jax.tree.leaves(many.params_)[0].ndim == 1  # one model, not a stack
 
@@ -56,13 +56,15 @@ def test_a_fit_goes_on_from_the_parameters_of_another():
         GaussianMixture(2, init={}).fit(X)
 
 
-@pytest.mark.parametrize("estimator", [GaussianMixture(2, **SAME), GaussianHMM(2, **SAME)], ids=["mixture", "hmm"])
-def test_what_is_pickled_says_the_same(estimator):
-    fitted = clone(estimator).fit(X)
+def test_what_is_pickled_says_the_same():
+    fitted = GaussianMixture(2, **SAME).fit(X)
     read = pickle.loads(pickle.dumps(fitted))
     assert isinstance(read.params_, Params)
     np.testing.assert_array_equal(read.predict(X), fitted.predict(X))
     assert read.score(X) == fitted.score(X)
+    chain = GaussianHMM(2, **SAME).fit(SEQUENCES, lengths=[40, 40])
+    read = pickle.loads(pickle.dumps(chain))
+    assert read.score(SEQUENCES, lengths=[40, 40]) == chain.score(SEQUENCES, lengths=[40, 40])
 
 
 @pytest.mark.parametrize("given", [np.float32, np.float64, np.int32])
@@ -81,9 +83,7 @@ def test_float64_where_jax_computes_in_it(x64):
         # a start in float32 does not hold it back
         start = jax.tree.map(lambda a: np.asarray(a, np.float32), fitted.params_)
         assert GaussianMixture(2, init=start, **SAME).fit(X).means_.dtype == np.float64
-        factors = FactorAnalysis(1, max_iter=2, tol=0, random_state=0).fit(X)
-        assert factors.transform(X).dtype == np.float64
-        assert factors.__sklearn_tags__().transformer_tags.preserves_dtype == ["float64"]
+        assert FactorAnalysis().__sklearn_tags__().transformer_tags.preserves_dtype == ["float64"]
 
 
 def test_padding_tells_nothing():
@@ -115,18 +115,18 @@ def test_samples_are_what_the_model_says():
     mixture = GaussianMixture(2, **SAME).fit(X)
     rows, which = mixture.sample(500)
     assert rows.shape == (500, 2) and (mixture.predict(rows) == which).mean() > 0.99
-    factors = FactorAnalysis(1, max_iter=2, tol=0, random_state=0).fit(X)
+    factors = FactorAnalysis(1, **SAME).fit(X)
     rows, z = factors.sample(3)
     assert rows.shape == (3, 2) and z.shape == (3, 1)
     hmm = GaussianHMM(2, **SAME).fit(SEQUENCES, lengths=[40, 40])
     frames, states = hmm.sample(300, random_state=1)
     assert (hmm.predict(frames) == states).mean() > 0.95
-    symbols = CategoricalHMM(2, n_features=3, max_iter=2, tol=0, random_state=0).fit([[0], [1], [2], [1]]).sample(4)[0]
+    symbols = CategoricalHMM(2, n_features=3, **SAME).fit([[0], [1], [2], [1]]).sample(4)[0]
     assert symbols.shape == (4, 1) and symbols.dtype == np.int32
 
 
 def test_names_of_factors():
-    factors = FactorAnalysis(1, max_iter=2, tol=0, random_state=0).fit(X)
+    factors = FactorAnalysis(1, **SAME).fit(X)
     assert factors.get_feature_names_out().tolist() == ["factoranalysis0"]
 
 
@@ -161,7 +161,7 @@ def test_errors_of_sequences():
         hmm.fit(X, [50, 50])  # as in hmmlearn: it would be ignored in silence
     with pytest.raises(ValueError, match="expected counts 0, 1, 2"):
         PoissonHMM(2).fit(abs(X))
-    symbols = CategoricalHMM(2, n_features=3, max_iter=2, tol=0, random_state=0).fit([[0], [1], [2], [1]])
+    symbols = CategoricalHMM(2, n_features=3, **SAME).fit([[0], [1], [2], [1]])
     with pytest.raises(ValueError, match="got the symbol 3, expected symbols below 3"):
         symbols.predict([[0], [3]])
     with pytest.raises(ValueError, match="got the symbol 2, expected symbols below 2"):
@@ -169,8 +169,8 @@ def test_errors_of_sequences():
 
 
 def test_a_fit_that_is_not_done_warns():
-    with pytest.warns(ConvergenceWarning, match="max_iter=2 steps did not reach tol=1e-09"):
-        GaussianMixture(3, max_iter=2, tol=1e-9, random_state=0).fit(X)
+    with pytest.warns(ConvergenceWarning, match="GaussianMixture: max_iter=1 steps did not reach tol=0.001"):
+        GaussianMixture(2, max_iter=1, tol=1e-3, random_state=0).fit(X)
 
 
 def test_without_scikit_learn_the_error_names_the_extra():
