@@ -1,4 +1,4 @@
-"""Who may import whom: elbo nothing of ours, elbo.optim and elbo.models nothing of ours but elbo."""
+"""Who may import whom: elbo nothing of ours, elbo.optim and elbo.models only elbo, elbo.estimators these three."""
 
 import ast
 from pathlib import Path
@@ -6,12 +6,12 @@ from pathlib import Path
 import pytest
 
 import elbo
-from elbo import optim
+from elbo import estimators, optim
 from elbo.models import families
 
 ROOT = Path(__file__).parent.parent
-PARTS = {"elbo.optim", "elbo.models"}
-OURS = {"optim", "models", "benchmarks", "tests"}  # as top-level names
+PARTS = {"elbo.optim", "elbo.models", "elbo.estimators", "elbo.benchmarks"}
+OURS = {"optim", "models", "estimators", "benchmarks", "tests"}  # as top-level names
 
 
 def imported(file: Path) -> set[tuple[int, str]]:
@@ -25,8 +25,16 @@ def imported(file: Path) -> set[tuple[int, str]]:
     return found
 
 
-@pytest.mark.parametrize(("folder", "own"), [("elbo", None), ("optim", "elbo.optim"), ("models", "elbo.models")])
-def test_packages_import_only_what_lies_below(folder, own):
+BELOW = {
+    "elbo": set(),
+    "optim": {"elbo.optim"},
+    "models": {"elbo.models"},
+    "estimators": {"elbo.estimators", "elbo.optim", "elbo.models"},
+}
+
+
+@pytest.mark.parametrize("folder", BELOW)
+def test_packages_import_only_what_lies_below(folder):
     linked = {path.name for path in (ROOT / "elbo").iterdir() if path.is_symlink()}
     files = [
         f
@@ -36,11 +44,11 @@ def test_packages_import_only_what_lies_below(folder, own):
     assert files
     for file in files:
         for line, name in imported(file):
-            foreign = name.split(".")[0] in OURS or ".".join(name.split(".")[:2]) in PARTS - {own}
+            foreign = name.split(".")[0] in OURS or ".".join(name.split(".")[:2]) in PARTS - BELOW[folder]
             assert not foreign, f"{file.relative_to(ROOT)}:{line} imports {name}"
 
 
-@pytest.mark.parametrize("folder", ["optim", "models"])
+@pytest.mark.parametrize("folder", ["optim", "models", "estimators"])
 def test_other_packages_import_elbo_by_its_faces(folder):
     own = f"elbo.{folder}"
     for file in (ROOT / folder).rglob("*.py"):
@@ -49,7 +57,16 @@ def test_other_packages_import_elbo_by_its_faces(folder):
             assert name.startswith(own) or not (name.startswith("elbo.") and private), f"{file}:{line} imports {name}"
 
 
-@pytest.mark.parametrize("package", [elbo, optim, elbo.extend, elbo.posteriors, families], ids=lambda p: p.__name__)
+@pytest.mark.parametrize("folder", ["elbo", "optim", "models"])
+def test_nothing_but_the_estimators_needs_scikit_learn(folder):
+    for file in (ROOT / folder).rglob("*.py"):
+        assert not [name for _, name in imported(file) if name.split(".")[0] == "sklearn"], file
+
+
+PACKAGES = (elbo, optim, estimators, elbo.extend, elbo.posteriors, families)
+
+
+@pytest.mark.parametrize("package", PACKAGES, ids=lambda p: p.__name__)
 def test_public_names_are_there_and_no_capital_letter_tells_two_apart(package):
     names = package.__all__
     assert all(hasattr(package, name) for name in names)
@@ -59,7 +76,7 @@ def test_public_names_are_there_and_no_capital_letter_tells_two_apart(package):
 def test_no_two_public_classes_have_one_name():
     """A class that two packages export is one class."""
     classes = {}
-    for package in (elbo, optim, elbo.extend, elbo.posteriors, families):
+    for package in PACKAGES:
         for name in package.__all__:
             if isinstance(thing := getattr(package, name), type):
                 assert classes.setdefault(name, thing) is thing, name
