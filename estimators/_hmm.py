@@ -161,6 +161,8 @@ class CategoricalHMM(HMM):
             raise ValueError(f"X: got {X.shape[1]} columns, expected one column of symbols, [n_samples, 1]")
         require_counts(X, "symbols", type(self).__name__)
         known = self.n_features if reset else self.emissionprob_.shape[1]
+        if reset and isinstance(self.init, elbo.Params):
+            known = self.init.theta.emission.values
         if known is not None and X.max() >= known:
             raise ValueError(
                 f"X: got the symbol {X.max():.0f}, expected symbols below {known}, those that the model has. Give "

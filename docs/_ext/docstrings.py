@@ -5,7 +5,16 @@ import re
 import sys
 from typing import Any
 
-PAGES = ("elbo", "elbo.posteriors", "elbo.extend", "elbo.numerics", "elbo.linalg", "elbo.optim", "elbo.models.families")
+PAGES = (
+    "elbo",
+    "elbo.posteriors",
+    "elbo.extend",
+    "elbo.numerics",
+    "elbo.linalg",
+    "elbo.optim",
+    "elbo.models.families",
+    "elbo.estimators",
+)
 MODELS = (
     *("mixture", "factor_analysis", "ppca", "kmeans", "criteria", "vae", "networks"),
     *("hmm", "hmm_inference", "linear_gaussian_chain", "linear_gaussian_inference", "hmm_vae", "latent_lm"),
