@@ -1,16 +1,17 @@
 """scikit-learn's own checks of an estimator: what they ask is true, or it is said here why it does not apply."""
 
 import pytest
+from sklearn.utils import estimator_checks
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from elbo.estimators import CategoricalHMM, FactorAnalysis, GaussianHMM, GaussianMixture, PoissonHMM
 
-# A frame means something in its sequence only, and score_samples gives what that of hmmlearn gives: ln P of the
-# sequences and the posteriors of the states.
-FRAMES_DEPEND = {
-    "check_methods_sample_order_invariance": "the rows are frames of one sequence: their order matters",
-    "check_methods_subset_invariance": "the rows are frames of one sequence: those beside a frame tell of its state",
-}
+# With one state, as these checks ask for, predict and predict_proba pass them: see the last test.
+# With more a frame means something in its sequence only, and they could not.
+AS_HMMLEARN = dict.fromkeys(
+    ["check_methods_sample_order_invariance", "check_methods_subset_invariance"],
+    "score_samples gives ln P of the sequences and the posteriors, as in hmmlearn, and not a number for each row",
+)
 # All checks that fit, or that look for the message of another error.
 ONE_COLUMN = dict.fromkeys(
     """
@@ -47,7 +48,7 @@ class Counts(_FirstColumn, PoissonHMM):
 def expected_failed_checks(estimator):
     if type(estimator) is CategoricalHMM:
         return ONE_COLUMN
-    expected = FRAMES_DEPEND if hasattr(estimator, "decode") else {}
+    expected = AS_HMMLEARN if hasattr(estimator, "decode") else {}
     if isinstance(estimator, Symbols | Counts):
         reason = "the negative number is not in the first column"
         expected = expected | {"check_positive_only_tag_during_fit": reason}
@@ -69,3 +70,15 @@ ESTIMATORS = [
 @parametrize_with_checks(ESTIMATORS, expected_failed_checks=expected_failed_checks, xfail_strict=True)
 def test_checks_of_scikit_learn(estimator, check):
     check(estimator)
+
+
+class _Unscored(GaussianHMM):
+    @property
+    def score_samples(self):
+        raise AttributeError("score_samples")
+
+
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+@pytest.mark.parametrize("name", AS_HMMLEARN)
+def test_what_stands_in_the_way_is_score_samples_alone(name):
+    getattr(estimator_checks, name)("GaussianHMM", _Unscored(**FEW))
