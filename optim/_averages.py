@@ -6,9 +6,10 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from elbo.extend import PyTree, is_family
+from elbo.extend import PyTree
 
 from ._e_step import Statistics
+from ._moving import flatten_moving, require_methods
 
 Rate = float | jax.Array | Callable[[jax.Array], jax.Array]
 """A number in (0, 1], also a traced one, or a function of the number of batches before (an optax schedule)."""
@@ -42,7 +43,7 @@ def begin(moving: PyTree) -> Average:
     Args:
       moving: theta with None in place of what does not move.
     """
-    leaves, treedef = _flatten(moving)
+    leaves, treedef = flatten_moving(moving)
     families = treedef.unflatten([None if family is None else _nothing(family) for family in leaves])
     floats = [a.dtype for a in jax.tree.leaves(families)]
     zero = jnp.zeros((), jnp.result_type(*floats) if floats else float)
@@ -68,7 +69,7 @@ def average(state: Average, rate: Rate, moving: PyTree, statistics: Statistics) 
     def mean(old, new):
         return jax.tree.map(lambda a, b: ((1 - share) * a + share * b).astype(a.dtype), old, new)
 
-    leaves, treedef = _flatten(moving)
+    leaves, treedef = flatten_moving(moving)
     trees = (state.families, state.measured, state.start, statistics.families)
     running: list = []
     seen: list = []
@@ -89,16 +90,5 @@ def average(state: Average, rate: Rate, moving: PyTree, statistics: Statistics) 
 
 def _nothing(family: Any) -> PyTree:
     """Statistics of no data, in no less than float32: small parts of a batch are added to them."""
-    missing = [name for name in ("rebase", "expected") if not hasattr(family, name)]
-    if missing:
-        raise TypeError(
-            f"theta: {type(family).__name__} has no method {' and no method '.join(missing)}, which running averages "
-            "of its statistics need: rebase(statistics, old) changes their coordinates, expected(statistics) draws "
-            "them anew. Add them (see models/families), or do not damp this family (restrict)"
-        )
+    require_methods(family, ("rebase", "expected"), "running averages of its statistics")
     return jax.tree.map(lambda a: jnp.zeros(a.shape, jnp.promote_types(a.dtype, jnp.float32)), family.zero_statistics())
-
-
-def _flatten(moving: PyTree) -> tuple[list, Any]:
-    """The leaves of theta where a family is one leaf, None for what does not move."""
-    return jax.tree.flatten(moving, is_leaf=lambda a: a is None or is_family(a))

@@ -11,7 +11,7 @@ from elbo.extend import ChunkSize, PyTree, is_family
 
 from ._e_step import exact_e_step, expected_statistics
 from ._m_step import require_families
-from ._moving import join, moves, part
+from ._moving import join, moves, part, require_methods
 from ._priors import flatten, log_prior
 
 
@@ -79,11 +79,8 @@ def problem(model: Model, params: Params, ys: PyTree, prior: PyTree, weights, ch
     ]
     require_families(params.theta, moving)
     for leaf in leaves:
-        if is_family(leaf) and not hasattr(leaf, "rebase"):
-            raise TypeError(
-                f"theta: {type(leaf).__name__} has no method rebase(statistics, old), by which the information is "
-                "read; add it (see models/families)"
-            )
+        if is_family(leaf):
+            require_methods(leaf, ("rebase",), "rates and information")
     return Problem(model, ys, prior, weights, chunk_size)
 
 

@@ -8,13 +8,14 @@ import jax
 import jax.numpy as jnp
 
 from elbo import Estimator, Model, Params
-from elbo.extend import Chunks, ChunkSize, PyTree, axes_of, batch_length, is_family, value, varying, widened
+from elbo.extend import Chunks, ChunkSize, PyTree, axes_of, batch_length, value, varying, widened
 
 from ._arguments import require_count, require_model, require_params
 from ._data import check_weights
 from ._e_step import Statistics, exact_e_step, expected_statistics
 from ._finite import select
 from ._m_step import MStep
+from ._moving import flatten_moving, require_methods
 from ._rule import Info, Rule, rule_of
 
 
@@ -114,12 +115,9 @@ class _Incremental:
         require_params(params)
         exact_e_step(self.model, params)
         measured = jax.tree.map(jnp.copy, self._measured(params))  # the parameters may be donated
-        for family in _flatten(measured)[0]:
-            if family is not None and not hasattr(family, "rebase"):
-                raise TypeError(
-                    f"theta: {type(family).__name__} has no method rebase, which statistics that are held need: "
-                    "rebase(statistics, old) changes their coordinates. Add it (see models/families), or use em_step"
-                )
+        for family in flatten_moving(measured)[0]:
+            if family is not None:
+                require_methods(family, ("rebase",), "statistics that are held")
         families = _map(lambda family: family.zero_statistics(), measured)
         zero = jnp.zeros((), jnp.result_type(float, *(a.dtype for a in jax.tree.leaves(families))))
         held = Held(families, zero, zero, jnp.zeros((), jnp.int32))
@@ -234,20 +232,16 @@ class _Incremental:
 
 def _log_likelihood(families: PyTree, statistics: PyTree) -> jax.Array | float:
     """Σ E_q ln f of the families, nats, but for what is free of their parameters."""
-    leaves, treedef = _flatten(families)
+    leaves, treedef = flatten_moving(families)
     pairs = zip(leaves, treedef.flatten_up_to(statistics), strict=True)
     return sum((family.log_likelihood(s) for family, s in pairs if family is not None), jnp.zeros(()))
 
 
 def _map(f: Any, families: PyTree, *others: PyTree) -> PyTree:
     """f of every family, and of what stands in its place in the others; None elsewhere."""
-    leaves, treedef = _flatten(families)
+    leaves, treedef = flatten_moving(families)
     rows = zip(leaves, *map(treedef.flatten_up_to, others), strict=True)
     return treedef.unflatten([None if row[0] is None else f(*row) for row in rows])
-
-
-def _flatten(moving: PyTree) -> tuple[list, Any]:
-    return jax.tree.flatten(moving, is_leaf=lambda a: a is None or is_family(a))
 
 
 def _nothing(held: Held) -> Held:

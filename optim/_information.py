@@ -103,8 +103,7 @@ def information(
     unit = jnp.where(curvature > 0, 1 / jnp.sqrt(jnp.where(curvature > 0, curvature, 1)), 0)
     inverse, blind = _inverse(observed, unit)
     hidden, _ = _inverse(complete, unit)
-    if robust:
-        inverse = inverse @ _scatter(at, task, params) @ inverse
+    spread = inverse @ _scatter(at, task, params) @ inverse if robust else inverse
 
     estimates, ravel_named = ravel_pytree(named(at.theta(at.vector)))
     jacobian = jax.jacfwd(lambda v: ravel_pytree(named(at.theta(v)))[0])(at.vector)
@@ -114,10 +113,10 @@ def information(
     unidentified = (seen > 1e-4 * rows) & ~bound
     known = ~(unidentified | bound)
     jacobian = jnp.where(known[:, None], jacobian, 0)
-    covariance = jacobian @ inverse @ jacobian.T
-    variance, least = jnp.diagonal(covariance), jnp.sum((jacobian @ hidden) * jacobian, 1)
+    covariance = jacobian @ spread @ jacobian.T
+    variance = jnp.diagonal(covariance)
+    plain, least = (jnp.sum((jacobian @ a) * jacobian, 1) for a in (inverse, hidden))
     errors = jnp.where(unidentified, jnp.inf, jnp.sqrt(jnp.maximum(variance, 0)))
-    plain = variance if not robust else jnp.sum((jacobian @ _inverse(observed, unit)[0]) * jacobian, 1)
     missing = jnp.where(unidentified, 1, jnp.where(plain > 0, 1 - least / jnp.where(plain > 0, plain, 1), 0))
     missing = jnp.where(missing > 8 * jnp.finfo(missing.dtype).eps, missing, 0)
 

@@ -1,6 +1,7 @@
 """Which leaves of the parameters a rule may move, and the parameters taken apart into those and the others."""
 
 import dataclasses
+from typing import Any
 
 import jax
 
@@ -62,6 +63,21 @@ def whole_families(theta: PyTree, chosen: PyTree) -> list[bool]:
             )
         out.append(any(values))
     return out
+
+
+def flatten_moving(moving: PyTree) -> tuple[list, Any]:
+    """The leaves of theta where a family is one leaf, None for what does not move; and the tree they hang in."""
+    return jax.tree.flatten(moving, is_leaf=lambda a: a is None or is_family(a))
+
+
+def require_methods(family: Any, names: tuple[str, ...], reader: str) -> None:
+    """Raises where a family lacks optional methods that `reader` (several of something) needs."""
+    missing = [name for name in names if not hasattr(family, name)]
+    if missing:
+        raise TypeError(
+            f"theta: {type(family).__name__} has no method {' and no method '.join(missing)}, which {reader} need; see "
+            "elbo.Family. Add what is missing (see models/families), or leave this family out (restrict)"
+        )
 
 
 def selected(params: Params, where: tuple[Where, ...]) -> list[bool]:

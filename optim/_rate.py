@@ -97,7 +97,8 @@ def rate(
       iterations: at most how many, each the cost of about three E steps and the memory of [iterations, P].
 
     Returns:
-      `Convergence`. Eigenvalues and not vectors depend on how theta is written, and neither on the units of the data.
+      `Convergence`. Neither how theta is written nor the units of the data change the eigenvalues. The
+      directions are in the families' coordinates.
 
     Raises:
       TypeError: the model has no exact E step, or a part of theta no closed-form M step.

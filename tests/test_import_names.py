@@ -12,13 +12,13 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-THEIRS = ["models", "optim", "estimators", "benchmarks", "tests"]
+THEIRS = ["models", "optim", "scikit", "benchmarks", "tests"]
 PROGRAM = """
-import models, optim, estimators, benchmarks, tests
-assert {m.OWNER for m in (models, optim, estimators, benchmarks, tests)} == {"user"}
+import models, optim, scikit, benchmarks, tests
+assert {m.OWNER for m in (models, optim, scikit, benchmarks, tests)} == {"user"}
 import elbo
 from elbo import optim as rules
-from elbo.estimators import GaussianMixture
+from elbo.scikit import GaussianMixture
 from elbo.models import mixture
 from elbo.models.families import Normal
 assert rules.em_step(mixture.model(2)) and rules.__name__ == "elbo.optim"
@@ -73,9 +73,7 @@ def wheel(tmp_path_factory):
 
 def test_a_wheel_holds_every_module_and_meets_no_name_of_the_user(wheel, tmp_path):
     ours = {
-        f"elbo/{f.relative_to(ROOT)}"
-        for folder in ("optim", "models", "estimators")
-        for f in (ROOT / folder).rglob("*.py")
+        f"elbo/{f.relative_to(ROOT)}" for folder in ("optim", "models", "scikit") for f in (ROOT / folder).rglob("*.py")
     }
     ours |= {str(f.relative_to(ROOT)) for f in (ROOT / "elbo").rglob("*.py")}  # rglob does not follow the links
     timing = [f for f in (ROOT / "benchmarks").rglob("*.py") if f.parent.name in ("benchmarks", "peers", "problems")]
@@ -97,7 +95,7 @@ def test_a_checkout_on_the_path_meets_no_name_of_the_user(tmp_path):
 
 def test_each_module_has_one_name():
     """A file that is imported twice, as `optim._run` too, has classes that are not those of `elbo.optim._run`."""
-    assert not {name for name in sys.modules if name.split(".")[0] in ("optim", "models", "estimators")}
+    assert not {name for name in sys.modules if name.split(".")[0] in ("optim", "models", "scikit")}
 
 
 def test_the_distribution_has_a_name_of_its_own():

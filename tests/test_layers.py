@@ -1,4 +1,4 @@
-"""Who may import whom: elbo nothing of ours, elbo.optim and elbo.models only elbo, elbo.estimators these three."""
+"""Who may import whom: elbo nothing of ours, elbo.optim and elbo.models only elbo, elbo.scikit these three."""
 
 import ast
 from pathlib import Path
@@ -6,12 +6,12 @@ from pathlib import Path
 import pytest
 
 import elbo
-from elbo import estimators, optim
+from elbo import optim, scikit
 from elbo.models import families
 
 ROOT = Path(__file__).parent.parent
-PARTS = {"elbo.optim", "elbo.models", "elbo.estimators", "elbo.benchmarks"}
-OURS = {"optim", "models", "estimators", "benchmarks", "tests"}  # as top-level names
+PARTS = {"elbo.optim", "elbo.models", "elbo.scikit", "elbo.benchmarks"}
+OURS = {"optim", "models", "scikit", "benchmarks", "tests"}  # as top-level names
 
 
 def imported(file: Path) -> set[tuple[int, str]]:
@@ -29,7 +29,7 @@ BELOW = {
     "elbo": set(),
     "optim": {"elbo.optim"},
     "models": {"elbo.models"},
-    "estimators": {"elbo.estimators", "elbo.optim", "elbo.models"},
+    "scikit": {"elbo.scikit", "elbo.optim", "elbo.models"},
 }
 
 
@@ -48,7 +48,7 @@ def test_packages_import_only_what_lies_below(folder):
             assert not foreign, f"{file.relative_to(ROOT)}:{line} imports {name}"
 
 
-@pytest.mark.parametrize("folder", ["optim", "models", "estimators"])
+@pytest.mark.parametrize("folder", ["optim", "models", "scikit"])
 def test_other_packages_import_elbo_by_its_faces(folder):
     own = f"elbo.{folder}"
     for file in (ROOT / folder).rglob("*.py"):
@@ -63,7 +63,7 @@ def test_nothing_but_the_estimators_needs_scikit_learn(folder):
         assert not [name for _, name in imported(file) if name.split(".")[0] == "sklearn"], file
 
 
-PACKAGES = (elbo, optim, estimators, elbo.extend, elbo.posteriors, families)
+PACKAGES = (elbo, optim, scikit, elbo.extend, elbo.posteriors, families)
 
 
 @pytest.mark.parametrize("package", PACKAGES, ids=lambda p: p.__name__)

@@ -13,7 +13,7 @@ PAGES = (
     "elbo.linalg",
     "elbo.optim",
     "elbo.models.families",
-    "elbo.estimators",
+    "elbo.scikit",
 )
 MODELS = (
     *("mixture", "factor_analysis", "ppca", "kmeans", "criteria", "vae", "networks"),

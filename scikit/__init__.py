@@ -9,7 +9,7 @@ try:
     import sklearn  # noqa: F401
 except ImportError as error:
     raise ImportError(
-        "elbo.estimators needs scikit-learn, which the extra `sklearn` installs: pip install 'jax-elbo[sklearn]'"
+        "elbo.scikit needs scikit-learn, which the extra `sklearn` installs: pip install 'jax-elbo[sklearn]'"
     ) from error
 
 from ._factor_analysis import FactorAnalysis

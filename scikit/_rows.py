@@ -6,6 +6,7 @@ import numpy as np
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 import elbo
+from elbo.models import criteria
 
 from ._base import Estimator
 from ._programs import Data, dtype, means, size
@@ -13,6 +14,24 @@ from ._programs import Data, dtype, means, size
 
 class RowsEstimator(Estimator):
     """An estimator whose data are the rows of X, [n_samples, n_features]."""
+
+    def score_samples(self, X: Any) -> np.ndarray:
+        """ln P of each row, nats, [N]."""
+        rows = self._seen(X)
+        return np.array(elbo.evidence(self._model())(self.params_, padded(rows).ys)[: len(rows)])
+
+    def score(self, X: Any, y: Any = None) -> float:
+        """The mean of ln P, nats."""
+        return float(self.score_samples(X).mean(dtype=np.float64))
+
+    def aic(self, X: Any) -> float:
+        """Akaike's criterion on X; smaller is better."""
+        return criteria.aic(self.score_samples(X), self._free_parameters())
+
+    def bic(self, X: Any) -> float:
+        """Schwarz's criterion on X; smaller is better."""
+        log_p = self.score_samples(X)
+        return criteria.bic(log_p, self._free_parameters(), len(log_p))
 
     def _model(self) -> elbo.Model:
         raise NotImplementedError
@@ -25,10 +44,6 @@ class RowsEstimator(Estimator):
         """X to ask about: as wide as what was fitted."""
         check_is_fitted(self)
         return validate_data(self, X, dtype=dtype(), reset=False)
-
-    def _log_probabilities(self, X: Any) -> np.ndarray:
-        rows = self._seen(X)
-        return np.array(elbo.evidence(self._model())(self.params_, padded(rows).ys)[: len(rows)])
 
     def _means(self, X: Any) -> np.ndarray:
         rows = self._seen(X)

@@ -4,12 +4,11 @@ from typing import Any, Literal
 
 import jax
 import numpy as np
-from sklearn.base import DensityMixin
 from sklearn.utils.validation import check_is_fitted
 
 import elbo
 from elbo.extend import value
-from elbo.models import criteria, mixture
+from elbo.models import mixture
 
 from ._base import key_of, require_count
 from ._gaussian import covariances
@@ -30,7 +29,7 @@ class MixtureStart:
         return mixture.init(key, ys, self.components, weights=weights, covariance_type=kind)
 
 
-class GaussianMixture(DensityMixin, RowsEstimator):
+class GaussianMixture(RowsEstimator):
     """`elbo.models.mixture` with Gaussian components, as scikit-learn's estimator of that name.
 
     Args:
@@ -104,29 +103,17 @@ class GaussianMixture(DensityMixin, RowsEstimator):
         """P(component | row), [N, K]."""
         return self._means(X)
 
-    def score_samples(self, X: Any) -> np.ndarray:
-        """ln P of each row, nats, [N]."""
-        return self._log_probabilities(X)
-
-    def score(self, X: Any, y: Any = None) -> float:
-        """The mean of ln P, nats."""
-        return float(self.score_samples(X).mean(dtype=np.float64))
-
-    def aic(self, X: Any) -> float:
-        """Akaike's criterion on X; smaller is better."""
-        return criteria.aic(self.score_samples(X), self._free_parameters())
-
-    def bic(self, X: Any) -> float:
-        """Schwarz's criterion on X; smaller is better."""
-        log_p = self.score_samples(X)
-        return criteria.bic(log_p, self._free_parameters(), len(log_p))
-
     def sample(self, n_samples: int = 1) -> tuple[np.ndarray, np.ndarray]:
         """Draws rows, [n_samples, D], and the component of each, int [n_samples]."""
         check_is_fitted(self)
         require_count("n_samples", n_samples)
         components, rows = draw(mixture.sample, key_of(self.random_state), self.params_.theta, n_samples)
         return np.array(rows), np.array(components)
+
+    def __sklearn_tags__(self):
+        tags = super().__sklearn_tags__()
+        tags.estimator_type = "density_estimator"
+        return tags
 
     @staticmethod
     def _attributes(theta: mixture.Theta) -> dict[str, jax.Array]:

@@ -4,7 +4,7 @@ import pytest
 from sklearn.utils import estimator_checks
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
-from elbo.estimators import CategoricalHMM, FactorAnalysis, GaussianHMM, GaussianMixture, PoissonHMM
+from elbo.scikit import CategoricalHMM, FactorAnalysis, GaussianHMM, GaussianMixture, PoissonHMM
 
 # With one state, as these checks ask for, predict and predict_proba pass them: see the last test.
 # With more a frame means something in its sequence only, and they could not.

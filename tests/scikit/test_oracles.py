@@ -6,7 +6,7 @@ import pytest
 import sklearn.decomposition
 import sklearn.mixture
 
-from elbo import Params, estimators
+from elbo import Params, scikit
 from elbo.models import hmm, mixture
 from elbo.models.families import Categorical, MultivariateNormal, Normal, Poisson
 
@@ -41,7 +41,7 @@ def test_mixture_takes_the_steps_of_scikit_learn(covariance_type):
     options = dict(covariance_type=covariance_type, max_iter=STEPS)
     theirs = sklearn.mixture.GaussianMixture(K, reg_covar=0, tol=0, **start, **options).fit(X)
     params = Params.tied(mixture.Theta(Categorical.create(np.ones(K) / K), components(covariance_type)))
-    ours = estimators.GaussianMixture(K, init=params, tol=0, **options).fit(X)
+    ours = scikit.GaussianMixture(K, init=params, tol=0, **options).fit(X)
     assert ours.n_iter_ == STEPS
     for name in ("weights_", "means_", "covariances_"):
         np.testing.assert_allclose(getattr(ours, name), getattr(theirs, name), err_msg=name, **CLOSE)
@@ -55,7 +55,7 @@ def test_factor_analysis_ends_where_that_of_scikit_learn_does():
     rng = np.random.default_rng(0)
     X = rng.normal(size=(200, 1)) @ [[1.0, -2.0, 1.5, 1.0]] + rng.normal(size=(200, 4)) * [1.0, 1.5, 1.0, 2.0] + 3
     theirs = sklearn.decomposition.FactorAnalysis(1, tol=1e-6, max_iter=5000).fit(X)
-    ours = estimators.FactorAnalysis(1, n_init=2, random_state=0).fit(X)
+    ours = scikit.FactorAnalysis(1, n_init=2, random_state=0).fit(X)
     assert ours.converged_
     np.testing.assert_allclose(ours.score(X), theirs.score(X), atol=1e-3)  # the tolerance of the run, times its rate
     np.testing.assert_allclose(ours.noise_variance_, theirs.noise_variance_, rtol=0.03)
@@ -70,7 +70,7 @@ def chain(emission):
 
 
 def gaussian(covariance_type):
-    ours = estimators.GaussianHMM(K, covariance_type=covariance_type, init=chain(components(covariance_type)))
+    ours = scikit.GaussianHMM(K, covariance_type=covariance_type, init=chain(components(covariance_type)))
     theirs = hmmlearn.hmm.GaussianHMM(K, covariance_type=covariance_type, covars_prior=0, **FIXED)
     theirs.means_ = MEANS
     theirs.covars_ = np.ones((K, D)) if covariance_type == "diag" else np.tile(np.eye(D), (K, 1, 1))
@@ -79,7 +79,7 @@ def gaussian(covariance_type):
 
 def categorical():
     rows = np.array([[0.5, 0.3, 0.2], [0.1, 0.3, 0.6]])
-    ours = estimators.CategoricalHMM(K, init=chain(Categorical.create(rows)))
+    ours = scikit.CategoricalHMM(K, init=chain(Categorical.create(rows)))
     theirs = hmmlearn.hmm.CategoricalHMM(K, n_features=3, **FIXED)
     theirs.emissionprob_ = rows
     symbols = (points()[1] + (np.random.default_rng(1).random(200) < 0.3))[:, None]
@@ -88,7 +88,7 @@ def categorical():
 
 def poisson():
     rates = np.array([[1.0, 2.0], [3.0, 2.0]])
-    ours = estimators.PoissonHMM(K, init=chain(Poisson.create(rates)))
+    ours = scikit.PoissonHMM(K, init=chain(Poisson.create(rates)))
     theirs = hmmlearn.hmm.PoissonHMM(K, **FIXED)
     theirs.lambdas_ = rates
     counts = np.random.default_rng(1).poisson(np.array([[1.0, 5.0], [6.0, 1.0]])[points()[1]])

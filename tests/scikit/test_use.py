@@ -15,7 +15,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from elbo import Params
-from elbo.estimators import CategoricalHMM, FactorAnalysis, GaussianHMM, GaussianMixture, PoissonHMM, _programs
+from elbo.scikit import CategoricalHMM, FactorAnalysis, GaussianHMM, GaussianMixture, PoissonHMM, _programs
 
 RNG = np.random.default_rng(0)
 X = np.concatenate([RNG.normal(size=(60, 2)), 6 + RNG.normal(size=(40, 2))])
@@ -174,6 +174,6 @@ def test_a_fit_that_is_not_done_warns():
 
 
 def test_without_scikit_learn_the_error_names_the_extra():
-    code = "import sys; sys.modules['sklearn'] = None; import elbo; import elbo.estimators"
+    code = "import sys; sys.modules['sklearn'] = None; import elbo; import elbo.scikit"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300)
     assert done.returncode and "ImportError" in done.stderr and "jax-elbo[sklearn]" in done.stderr

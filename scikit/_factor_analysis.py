@@ -9,7 +9,7 @@ from sklearn.utils.validation import check_is_fitted
 
 import elbo
 from elbo.extend import value
-from elbo.models import criteria, factor_analysis
+from elbo.models import factor_analysis
 
 from ._base import kept_dtypes, key_of, require_count
 from ._programs import draw
@@ -89,23 +89,6 @@ class FactorAnalysis(ClassNamePrefixFeaturesOutMixin, TransformerMixin, RowsEsti
     def transform(self, X: Any) -> np.ndarray:
         """E[factors | row], [N, Q]."""
         return self._means(X)
-
-    def score_samples(self, X: Any) -> np.ndarray:
-        """ln P of each row, nats, [N]."""
-        return self._log_probabilities(X)
-
-    def score(self, X: Any, y: Any = None) -> float:
-        """The mean of ln P, nats."""
-        return float(self.score_samples(X).mean(dtype=np.float64))
-
-    def aic(self, X: Any) -> float:
-        """Akaike's criterion on X; smaller is better."""
-        return criteria.aic(self.score_samples(X), self._free_parameters())
-
-    def bic(self, X: Any) -> float:
-        """Schwarz's criterion on X; smaller is better."""
-        log_p = self.score_samples(X)
-        return criteria.bic(log_p, self._free_parameters(), len(log_p))
 
     def sample(self, n_samples: int = 1) -> tuple[np.ndarray, np.ndarray]:
         """Draws rows, [n_samples, D], and the factors of each, [n_samples, Q]."""
